@@ -1,0 +1,3 @@
+"""Data selection for language models."""
+
+__version__ = "0.1.0"

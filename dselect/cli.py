@@ -1,0 +1,141 @@
+"""The program: finds the commands, imports the one that is called, and is the one place where errors are printed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from dselect import __version__
+from dselect.errors import DselectError
+
+OK, FAILED, INTERNAL = 0, 1, 70
+
+
+def summaries() -> dict[str, str]:
+    """Return every command and its summary: line 1 of its file, read without importing or parsing it."""
+    found = {}
+    for path in sorted((Path(__file__).parent / "commands").glob("[!_]*.py")):
+        with path.open(encoding="utf-8") as file:
+            found[path.stem.replace("_", "-")] = file.readline().strip().strip('"')
+    return found
+
+
+class _Listed(TyperCommand):
+    """A command as the table shows it: a name and a summary, nothing behind them."""
+
+
+class Commands(TyperGroup):
+    """The table of commands, which imports a command's module only when that command is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in alphabetical order."""
+        return list(summaries())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command of this name, imported; None if there is none."""
+        if cmd_name not in summaries():
+            return None
+        from dselect.options import expand
+
+        module = import_module(f"dselect.commands.{cmd_name.replace('-', '_')}")
+        app = typer.Typer(rich_markup_mode=None, add_completion=False)
+        app.command(cmd_name)(expand(module.command))
+        return typer.main.get_command(app)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the table without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(summaries().items()))
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Complete the names of commands without importing them."""
+        self.commands = {
+            name: _Listed(name=name, help=text, callback=lambda: None) for name, text in summaries().items()
+        }
+        return super().shell_complete(ctx, incomplete)
+
+
+app = typer.Typer(
+    cls=Commands,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"dselect {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _dselect(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    """Choose the documents a language model should be trained on.
+
+    Each method reads records (jsonl, plain or compressed), adds its score, and writes them; --keep writes only the best.
+
+    \b
+    Example:
+      dselect dsir pool.jsonl.zst --target target.jsonl.zst --keep 10% -o picked.jsonl.zst
+    """
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program and exit with its status: see `docs/concepts.md` for what each means."""
+    signal.signal(signal.SIGTERM, _terminate)
+    # scores must not depend on how many threads a matrix product is split over
+    for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(threads, "1")
+    try:
+        app(args=arguments, prog_name="dselect")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains while it flushes at exit
+        _exit(OK)
+    except DselectError as error:
+        _say(str(error))
+        _exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        _exit(128 + signal.SIGINT)
+    except Terminated:
+        _say("terminated")
+        _exit(128 + signal.SIGTERM)
+    except MemoryError:
+        _say("out of memory (use fewer --jobs)")
+        _exit(FAILED)
+    except Exception as error:
+        if os.environ.get("DSELECT_DEBUG"):
+            traceback.print_exc()
+        what = " ".join(str(error).split())[-300:]
+        _say(f"internal error: {type(error).__name__}: {what} (DSELECT_DEBUG=1 shows where)")
+        _exit(INTERNAL)
+
+
+def _say(message: str) -> None:
+    print(f"dselect: {message}", file=sys.stderr)
+
+
+def _exit(status: int) -> NoReturn:
+    sys.exit(status)

@@ -1,0 +1,1 @@
+"""What is fitted, scores, and saves itself; no command line here."""

@@ -1,0 +1,243 @@
+"""The pool: records from any input, passed over once or several times, by all jobs.
+
+Bad lines are dealt with here, on the first pass: they stop the run, or are set aside and counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from dselect.engine import ordered_map
+from dselect.errors import DselectError, UsageError
+from dselect.records.batch import BadLine, Batch, parse
+from dselect.records.reading import Block, Source, blocks, chunks, read_ahead
+from dselect.records.spool import Spool
+from dselect.records.writing import TemporaryFile, write_all
+
+Value = TypeVar("Value")
+
+
+class Progress(Protocol):
+    """Who wants to know how far a pass is."""
+
+    def start(self, what: str, total: int | None) -> None:
+        """A pass over `total` bytes on disk begins; None where the input is a stream."""
+
+    def advance(self, done: int, documents: int, text_bytes: int) -> None:
+        """So many bytes on disk, documents and bytes of text of the pass are done."""
+
+    def stop(self) -> None:
+        """The pass is over."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How many bad lines may be set aside: none, a number, a share of all lines, or any."""
+
+    number: int | None = 0
+    share: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Tolerance:
+        """Read `stop`, `skip`, `skip:100` or `skip:0.1%`."""
+        if text == "stop":
+            return cls()
+        if text == "skip":
+            return cls(None)
+        if found := re.fullmatch(r"skip:(\d+)", text):
+            return cls(int(found[1]))
+        if found := re.fullmatch(r"skip:(\d+(?:\.\d+)?)%", text):
+            return cls(None, float(found[1]) / 100)
+        raise UsageError(f"cannot read --bad-lines {text!r}", way_out="stop, skip, skip:100 or skip:0.1%")
+
+
+@dataclass
+class Counts:
+    """What a pool holds, known after the first pass."""
+
+    documents: int = 0
+    bytes: int = 0
+    blank: int = 0
+    bad: int = 0
+
+
+@dataclass(frozen=True)
+class _Task(Generic[Value]):
+    """What a worker does with a block."""
+
+    work: Callable[[Batch], Value]
+    text_field: str
+
+    def __call__(self, block: Block) -> _Done[Value]:
+        batch = parse(block, self.text_field)
+        done: _Done[Value] = _Done(block.source, len(batch), int(batch.text_bytes.sum()), batch.blank, batch.bad)
+        try:
+            done.value = self.work(batch)
+        except DselectError as error:
+            done.error = error
+        return done
+
+
+@dataclass
+class _Done(Generic[Value]):
+    source: int
+    documents: int
+    bytes: int
+    blank: int
+    bad: list[BadLine]
+    value: Any = None
+    error: DselectError | None = None
+
+
+@dataclass
+class Pool:
+    """Records to choose from. `rereads` must be set before the first pass where there will be a second."""
+
+    sources: Sequence[Source]
+    text_field: str = "text"
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    rejects: Path | None = None
+    limit: int | None = None
+    spool_folder: Path | None = None
+    jobs: int = 1
+    progress: Progress | None = None
+    rereads: bool = False
+    counts: Counts = field(default_factory=Counts)
+    _spools: dict[int, Spool] = field(default_factory=dict)
+    _bad: dict[int, set[int]] = field(default_factory=dict)
+    _passes: int = 0
+    _read: int = 0
+
+    def map(self, work: Callable[[Batch], Value], what: str = "reading") -> Iterator[tuple[int, Value]]:
+        """Yield (source, work(batch)) for every block of records, in order; `work` must pickle.
+
+        Raises DselectError at the first bad line beyond the tolerance, and where the input changed between passes.
+        """
+        first = self._passes == 0
+        counts = Counts()
+        rejects = TemporaryFile(self.rejects) if self.rejects and first else None
+        task = _Task(work, self.text_field)
+        results = ordered_map(task, self._blocks(what), self.jobs)
+        try:
+            for done in results:
+                counts.documents += done.documents
+                counts.bytes += done.bytes
+                counts.blank += done.blank
+                counts.bad += len(done.bad)
+                if first:
+                    for bad in done.bad:
+                        self._set_aside(done.source, bad, counts.bad, rejects)
+                if done.error:
+                    raise _located(done.error, self.sources[done.source].name)
+                self._tell(counts)
+                yield done.source, done.value
+            if first:
+                self._check_share(counts)
+                self.counts = counts
+                if rejects:
+                    rejects.commit()
+            elif counts != self.counts:
+                raise self._changed()
+        finally:
+            results.close()  # type: ignore[attr-defined]  # a generator: its workers end with it
+            if rejects:
+                rejects.discard()
+            if self.progress:
+                self.progress.stop()
+
+    def lines(self, what: str = "writing") -> Iterator[tuple[int, list[bytes]]]:
+        """Yield (source, lines) of the same records again, in order; only after a first pass."""
+        counts = Counts()
+        try:
+            for block in self._blocks(what):
+                lines = block.data.split(b"\n")
+                bad = self._bad.get(block.source)
+                if bad:
+                    numbered = enumerate(lines, block.first_line)
+                    lines = [line for number, line in numbered if number not in bad]
+                records = [line for line in lines if line and not line.isspace()]
+                counts.documents += len(records)
+                counts.bytes += len(block.data)
+                self._tell(counts)
+                yield block.source, records
+            if counts.documents != self.counts.documents:
+                raise self._changed()
+        finally:
+            if self.progress:
+                self.progress.stop()
+
+    def _blocks(self, what: str) -> Iterator[Block]:
+        self._passes += 1
+        self._read = 0
+        if self.progress:
+            sizes = [source.size for source in self.sources]
+            total = None if None in sizes or self.limit is not None else sum(size or 0 for size in sizes)
+            self.progress.start(what, total)
+        streams = (
+            blocks(number, source, self._chunks(number, source))
+            for number, source in enumerate(self.sources)
+        )
+        if self.jobs > 1:
+            found = read_ahead(streams, parallel=self.jobs)
+        else:
+            found = chain.from_iterable(streams)
+        return found if self.limit is None else _limited(found, self.limit)
+
+    def _chunks(self, number: int, source: Source) -> Iterator[bytes]:
+        if number in self._spools:
+            yield from self._spools[number].chunks()
+        elif source.size is None and self.rereads:
+            spool = Spool(self.spool_folder)
+            yield from spool.tee(chunks(source))
+            self._spools[number] = spool
+        else:
+            yield from chunks(source, self._consumed)
+
+    def _consumed(self, more: int) -> None:
+        self._read += more  # several threads add here: a lost update only misleads the progress bar
+
+    def _tell(self, counts: Counts) -> None:
+        if self.progress:
+            self.progress.advance(self._read, counts.documents, counts.bytes)
+
+    def _set_aside(self, source: int, bad: BadLine, so_far: int, rejects: TemporaryFile | None) -> None:
+        if self.tolerance.number is not None and so_far > self.tolerance.number:
+            where = f"{self.sources[source].name}:{bad.number}"
+            if self.tolerance.number == 0:
+                raise DselectError(bad.reason, where=where, way_out="--bad-lines skip keeps going")
+            raise DselectError(f"{bad.reason}; more than {self.tolerance.number} bad lines", where=where)
+        self._bad.setdefault(source, set()).add(bad.number)
+        if rejects:
+            write_all(rejects.file, bad.line + b"\n")
+
+    def _check_share(self, counts: Counts) -> None:
+        share, lines = self.tolerance.share, counts.bad + counts.documents
+        if share is not None and counts.bad > share * lines:
+            raise DselectError(
+                f"{counts.bad:,} of {lines:,} lines are bad, more than {share:.4%}",
+                way_out="--rejects FILE collects them",
+            )
+
+    def _changed(self) -> DselectError:
+        return DselectError("the input changed while it was being read", way_out="run again")
+
+
+def _limited(found: Iterator[Block], limit: int) -> Iterator[Block]:
+    for block in found:
+        count = block.data.count(b"\n") + (not block.data.endswith(b"\n"))
+        if count >= limit:
+            head = b"\n".join(block.data.split(b"\n", limit)[:limit])
+            yield Block(block.source, block.first_line, head)
+            return
+        limit -= count
+        yield block
+
+
+def _located(error: DselectError, name: str) -> DselectError:
+    where = f"{name}{error.where}" if error.where and error.where.startswith(":") else error.where
+    return type(error)(error.what, where=where or name, way_out=error.way_out)

@@ -1,0 +1,1 @@
+"""Records: lines of JSON, in and out, byte for byte."""

@@ -1,0 +1,172 @@
+"""Parse a block of lines into records; say which lines are none and why."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from dselect.errors import DselectError
+from dselect.records.reading import Block
+
+Keys = np.ndarray[Any, np.dtype[np.uint64]]
+_LOW = np.uint64(0xFFFFFF)
+
+
+class BadLine(NamedTuple):
+    """A line that is not a record: its number (from 1), what is wrong, its bytes."""
+
+    number: int
+    reason: str
+    line: bytes
+
+
+@dataclass
+class Batch:
+    """The records of one block, in order: parsed, and as the lines they came from."""
+
+    lines: list[bytes]
+    records: list[dict[str, Any]]
+    texts: list[str]
+    numbers: Sequence[int]
+    bad: list[BadLine] = field(default_factory=list)
+    blank: int = 0
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @cached_property
+    def identities(self) -> Keys:
+        """Return blake2b-64 of (parsed id or nothing, NUL, text) of every record: uint64 (n,)."""
+        digests = b"".join(
+            hashlib.blake2b(
+                b"%b\0%b" % (_id_bytes(record.get("id")), text.encode()), digest_size=8
+            ).digest()
+            for record, text in zip(self.records, self.texts, strict=True)
+        )
+        return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+    @property
+    def ties(self) -> Keys:
+        """Return what decides between equal scores: 40 bits of identity, then 24 of the line's checksum.
+
+        The checksum orders records that share id and text but differ elsewhere, in the same 8 bytes.
+        """
+        lines = np.fromiter(map(zlib.crc32, self.lines), np.uint64, len(self.lines))
+        return (self.identities & ~_LOW) | (lines & _LOW)
+
+    @property
+    def text_hashes(self) -> Keys:
+        """Return blake2b-64 of every text: uint64 (n,)."""
+        digests = b"".join(hashlib.blake2b(t.encode(), digest_size=8).digest() for t in self.texts)
+        return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+    @property
+    def text_bytes(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the UTF-8 length of every text: int64 (n,)."""
+        sizes = (len(text) if text.isascii() else len(text.encode()) for text in self.texts)
+        return np.fromiter(sizes, np.int64, len(self.texts))
+
+    def values(self, name: str) -> list[Any]:
+        """Return a field of every record, None where it is missing; dotted names reach inside, a literal key first."""
+        return [lookup(record, name) for record in self.records]
+
+    def column(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return a numeric field of every record, NaN where it is missing: float64 (n,); DselectError if it is no number."""
+        values = self.values(name)
+        try:
+            if not any(isinstance(value, bool | str) for value in values):
+                return np.array(values, np.float64)  # None becomes NaN
+        except (TypeError, ValueError, OverflowError):
+            pass
+        number = next(
+            n for n, value in zip(self.numbers, values, strict=True)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float))
+        )  # fmt: skip
+        raise DselectError(f'the field "{name}" is not a number', where=f":{number}")
+
+
+def parse(block: Block, text_field: str) -> Batch:
+    """Parse every line of a block; lines that are not records end up in `.bad`, in order."""
+    lines = block.data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    kept, records, texts, numbers = [], [], [], []
+    bad: list[BadLine] = []
+    blank = 0
+    loads = orjson.loads
+    number = block.first_line - 1
+    for line in lines:
+        number += 1
+        try:
+            record = loads(line)
+            text = record[text_field]
+            if text.__class__ is not str or record.__class__ is not dict:
+                raise TypeError
+        except (ValueError, TypeError, LookupError):
+            if not line or line.isspace():
+                blank += 1
+                continue
+            try:
+                text = _text_of(line, text_field)
+            except ValueError as error:
+                bad.append(BadLine(number, str(error), line))
+                continue
+            record = loads(line)
+        kept.append(line)
+        records.append(record)
+        texts.append(text)
+        numbers.append(number)
+    return Batch(kept, records, texts, numbers, bad, blank)
+
+
+def lookup(record: dict[str, Any], name: str) -> Any:
+    """Return a field by its literal key or else by dotted path; None where there is none."""
+    if name in record:
+        return record[name]
+    value: Any = record
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _text_of(line: bytes, field_name: str) -> str:
+    """Return the text of a line the short way did not take, or raise ValueError with what is wrong with it."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        try:
+            line.decode()
+        except UnicodeDecodeError as undecodable:
+            raise ValueError(f"not UTF-8: byte {undecodable.start + 1} of the line") from error
+        raise ValueError(f"not JSON: {error.msg} at character {error.pos + 1}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"not a JSON object but {_kind(record)}")
+    text = lookup(record, field_name)
+    if text is None:
+        found = ", ".join(list(record)[:8]) or "nothing"
+        raise ValueError(f'no text in the field "{field_name}"; the record has: {found}')
+    if not isinstance(text, str):
+        raise ValueError(f'the field "{field_name}" is {_kind(text)}, not a text')
+    return text
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _id_bytes(value: object) -> bytes:
+    if value is None:
+        return b""
+    if isinstance(value, str):
+        return value.encode()
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

@@ -1,0 +1,305 @@
+"""Find the input, decompress it, cut it into blocks of whole lines.
+
+Plain, gzip and zstd are told apart by their first bytes. A compressed stream that ends in the middle of a frame, or is
+damaged, raises: a truncated shard must never look like a short one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import stat
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import zstandard
+
+from dselect.errors import DselectError
+
+BLOCK = 1 << 20  # bytes of decompressed lines handed to a worker at a time
+LONGEST_LINE = 1 << 28
+POISON = b'{"dselect_failed":'
+
+_SLICE = 1 << 14  # compressed bytes fed at once: bounds what a hostile file can make of them
+_WINDOW = 1 << 27
+_ZSTD, _GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+_FOREIGN = {
+    b"PAR1": ("a parquet file", "convert it to jsonl.zst first"),
+    b"\xfd7zX": ("an xz file", "xzcat FILE | dselect …"),
+    b"BZh": ("a bzip2 file", "bzcat FILE | dselect …"),
+    b"PK\x03\x04": ("a zip archive", "unzip -p FILE | dselect …"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input: where it is read, how errors name it, what it is called in an output folder."""
+
+    path: Path | None  # None: standard input
+    name: str
+    relative: str
+
+    def open(self) -> BinaryIO:
+        """Open for reading bytes, unbuffered; DselectError if that fails."""
+        try:
+            if self.path is None:
+                return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
+            return open(self.path, "rb", buffering=0)
+        except OSError as error:
+            raise DselectError(f"cannot read: {error.strerror}", where=self.name) from error
+
+    @property
+    def size(self) -> int | None:
+        """Bytes on disk; None where only reading tells (a pipe)."""
+        if self.path is None:
+            return None
+        status = self.path.stat()
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of one source. Only the last block of a source may lack its last newline."""
+
+    source: int
+    first_line: int
+    data: bytes
+
+
+STDIN = Source(None, "<stdin>", "00000.jsonl.zst")
+
+
+def discover(paths: Sequence[str]) -> list[Source]:
+    """Return the inputs that files, folders and `-` stand for: folders recursively, in sorted order.
+
+    Raises DselectError for what does not exist, a folder without records, or an input named twice.
+    """
+    found: list[Source] = []
+    for name in paths:
+        path = Path(name)
+        if name == "-":
+            found.append(STDIN)
+        elif path.is_dir():
+            found.extend(_in_folder(path))
+        elif path.exists():
+            found.append(Source(path, name, path.name))
+        else:
+            raise DselectError("no such file or folder", where=name)
+    seen: set[tuple[int, int]] = set()
+    for source in found:
+        if source.path is None:
+            key = (-1, -1)
+        else:
+            status = source.path.stat()
+            key = (status.st_dev, status.st_ino)
+        if key in seen:
+            raise DselectError("this input is named twice", where=source.name)
+        seen.add(key)
+    return found
+
+
+def _in_folder(folder: Path) -> list[Source]:
+    inside = []
+    for base, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside += [Path(base, name) for name in files if not name.startswith(".")]
+    records = sorted(path for path in inside if path.name.endswith(_SUFFIXES))
+    if not records:
+        raise DselectError(f"no {', '.join('*' + s for s in _SUFFIXES)} in this folder", where=str(folder))
+    return [Source(path, str(path), str(path.relative_to(folder))) for path in records]
+
+
+def blocks(number: int, source: Source, chunks: Iterable[bytes]) -> Iterator[Block]:
+    """Cut a decompressed stream into blocks of whole lines, dropping a byte order mark at its start."""
+    first_line, held, pending = 1, 0, list[bytes]()
+    fresh = True
+    for chunk in chunks:
+        if fresh and chunk:
+            chunk, fresh = chunk.removeprefix(b"\xef\xbb\xbf"), False
+        pending.append(chunk)
+        held += len(chunk)
+        if held < BLOCK:
+            continue
+        cut = chunk.rfind(b"\n") + 1
+        if not cut:
+            if held > LONGEST_LINE:
+                raise DselectError(
+                    f"a line longer than {LONGEST_LINE >> 20} MiB", where=f"{source.name}:{first_line}"
+                )
+            continue
+        pending[-1] = chunk[:cut]
+        data = b"".join(pending)
+        yield Block(number, first_line, data)
+        first_line += data.count(b"\n")
+        pending = [chunk[cut:]]
+        held = len(chunk) - cut
+    data = b"".join(pending)
+    if data:
+        last = data[data.rfind(b"\n") + 1 :]
+        if last.startswith(POISON):
+            raise DselectError(
+                "the dselect command before this one in the pipe failed",
+                where=source.name,
+                way_out="its own message says why",
+            )
+        yield Block(number, first_line, data)
+
+
+def chunks(source: Source, consumed: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
+    """Yield the decompressed bytes of a source; `consumed` is told of every piece read, in bytes on disk."""
+    with source.open() as file:
+        raw = _raw(file, source, consumed)
+        head = b""
+        for piece in raw:
+            head += piece
+            if len(head) >= len(_ZSTD):
+                break
+        for magic, (what, way_out) in _FOREIGN.items():
+            if head.startswith(magic):
+                raise DselectError(f"this is {what}, not JSON Lines", where=source.name, way_out=way_out)
+        compressed = source.name.endswith((".zst", ".gz"))
+        if compressed and len(head) < len(_ZSTD):
+            raise DselectError("truncated: not even a compressed header", where=source.name)
+        if head.startswith(_ZSTD) or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F):
+            yield from _zstd(head, raw, source.name)
+        elif head.startswith(_GZIP):
+            yield from _gzip(head, raw, source.name)
+        else:
+            yield head
+            yield from raw
+
+
+def _raw(file: BinaryIO, source: Source, consumed: Callable[[int], None]) -> Iterator[bytes]:
+    while True:
+        try:
+            piece = file.read(1 << 18)
+        except OSError as error:
+            raise DselectError(f"cannot read: {error.strerror}", where=source.name) from error
+        if not piece:
+            return
+        consumed(len(piece))
+        yield piece
+
+
+def _slices(head: bytes, raw: Iterator[bytes]) -> Iterator[bytes]:
+    for piece in itertools.chain([head], raw):
+        for start in range(0, len(piece), _SLICE):
+            yield piece[start : start + _SLICE]
+
+
+def _zstd(head: bytes, raw: Iterator[bytes], name: str) -> Iterator[bytes]:
+    # python-zstandard's readers stop after one frame, or read on and never report a cut last frame: so frame by frame
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+    frame, started = decompressor.decompressobj(), False
+    try:
+        for piece in _slices(head, raw):
+            while piece:
+                started = True
+                data = frame.decompress(piece)
+                piece = b""
+                if frame.eof:
+                    piece, frame, started = frame.unused_data, decompressor.decompressobj(), False
+                if data:
+                    yield data
+    except zstandard.ZstdError as error:
+        raise _damaged(error, name) from error
+    if started:
+        raise _truncated(name)
+
+
+def _gzip(head: bytes, raw: Iterator[bytes], name: str) -> Iterator[bytes]:
+    member, started = zlib.decompressobj(wbits=31), False
+    try:
+        for piece in _slices(head, raw):
+            while piece:
+                if not started:
+                    piece = piece.lstrip(b"\0")  # gzip allows zero padding after a member
+                    if not piece:
+                        break
+                started = True
+                data = member.decompress(piece)
+                piece = b""
+                if member.eof:
+                    piece, member, started = member.unused_data, zlib.decompressobj(wbits=31), False
+                if data:
+                    yield data
+    except zlib.error as error:
+        raise _damaged(error, name) from error
+    if started:
+        raise _truncated(name)
+
+
+def _truncated(name: str) -> DselectError:
+    return DselectError(
+        "truncated: the compressed stream ends in the middle of a frame",
+        where=name,
+        way_out="copy or make the file again",
+    )
+
+
+def _damaged(error: Exception, name: str) -> DselectError:
+    if "memory" in str(error):  # how zstd says that a frame asks for a larger window
+        return DselectError(
+            "this zstd frame needs a window above 128 MiB",
+            where=name,
+            way_out="compress it again with zstd --long=27 or less",
+        )
+    return DselectError(
+        f"corrupt: {error}", where=name, way_out="copy or make the file again"
+    )
+
+
+def read_ahead(streams: Iterable[Iterator[Block]], parallel: int, depth: int = 4) -> Iterator[Block]:
+    """Yield the blocks of all streams in order, while threads decompress up to `parallel` of them ahead.
+
+    zlib and zstd let go of the interpreter while they work, so threads do. At most `depth` blocks a stream wait.
+    """
+    stopped = threading.Event()
+    waiting: list[queue.Queue[Block | BaseException | None]] = []
+    coming = iter(streams)
+
+    def fill(stream: Iterator[Block], line: queue.Queue[Block | BaseException | None]) -> None:
+        def put(item: Block | BaseException | None) -> None:
+            while not stopped.is_set():
+                with suppress(queue.Full):
+                    line.put(item, timeout=0.1)
+                    return
+
+        try:
+            for block in stream:
+                put(block)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # raised again where the block is wanted
+            put(error)
+
+    def start() -> None:
+        stream = next(coming, None)
+        if stream is not None:
+            line: queue.Queue[Block | BaseException | None] = queue.Queue(depth)
+            waiting.append(line)
+            threading.Thread(target=fill, args=(stream, line), daemon=True).start()
+
+    try:
+        for _ in range(parallel):
+            start()
+        while waiting:
+            item = waiting[0].get()
+            if isinstance(item, Block):
+                yield item
+            elif item is None:
+                waiting.pop(0)
+                start()
+            else:
+                raise item
+    finally:
+        stopped.set()

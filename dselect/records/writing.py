@@ -1,0 +1,336 @@
+"""Write records: plain or compressed in frames, under the final name only when complete.
+
+A compressed output is a run of independent frames, each cut at the first line end at or after 4 MiB of output lines, so
+its bytes depend on the lines alone and never on how the work was divided.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol
+
+import zstandard
+
+from dselect.errors import DselectError
+from dselect.records.reading import POISON, Source
+
+FRAME = 4 << 20
+ZSTD_LEVEL, GZIP_LEVEL = 3, 6
+
+
+class Sink(Protocol):
+    """Where records go. Leave it without an exception and the output appears; with one, nothing does."""
+
+    def write(self, source: int, data: bytes) -> None:
+        """Take whole lines that come from a source; sources come in order."""
+
+    def __enter__(self) -> Sink: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class TemporaryFile:
+    """`.NAME.tmp` beside the final name: locked while written, then synced and renamed, or removed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.tmp")
+        self.file = self._open()
+
+    def _open(self) -> BinaryIO:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                descriptor = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # between the opening and the lock another run may have renamed the file away
+                    if os.path.samestat(os.fstat(descriptor), os.stat(self.temporary)):
+                        os.ftruncate(descriptor, 0)
+                        return os.fdopen(descriptor, "wb", buffering=0)
+                except BlockingIOError:
+                    os.close(descriptor)
+                    raise DselectError(
+                        "another dselect is writing this output", where=str(self.path), way_out="wait for it"
+                    ) from None
+                except FileNotFoundError:
+                    pass
+                os.close(descriptor)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def commit(self) -> None:
+        """Give the finished file its final name."""
+        try:
+            os.fsync(self.file.fileno())
+            os.replace(self.temporary, self.path)  # the lock goes with the closing, after the rename
+            self.file.close()
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        with suppress(OSError):
+            os.unlink(self.temporary)
+        self.file.close()
+
+
+class Compressor:
+    """Compress frames, in threads where there is more than one job, and hand them on in order."""
+
+    def __init__(self, jobs: int) -> None:
+        self._threads = ThreadPoolExecutor(jobs) if jobs > 1 else None
+        self._waiting: deque[tuple[Future[bytes], Callable[[bytes], None]]] = deque()
+        self._most = 2 * jobs
+
+    def submit(self, compress: Callable[[bytes], bytes], frame: bytes, write: Callable[[bytes], None]) -> None:
+        """Compress a frame, later write it; waits while too many frames are in flight."""
+        if self._threads is None:
+            write(compress(frame))
+            return
+        self._waiting.append((self._threads.submit(compress, frame), write))
+        if len(self._waiting) > self._most:
+            self._next()
+
+    def drain(self) -> None:
+        """Write all that is still in flight."""
+        while self._waiting:
+            self._next()
+
+    def _next(self) -> None:
+        future, write = self._waiting.popleft()
+        write(future.result())
+
+    def close(self) -> None:
+        """Stop the threads; what is still in flight is dropped."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+class LineFile:
+    """One output of whole lines: a file, compressed as its suffix says, or an open descriptor."""
+
+    def __init__(self, path: Path, compressor: Compressor) -> None:
+        self.path = path
+        self._temporary: TemporaryFile | None = None
+        self._compressor = compressor
+        self._compress = _compression(path.name)
+        self._held: list[bytes] = []
+        self._size = self._frames = 0
+        if _is_special(path):
+            try:
+                self._file: BinaryIO = open(path, "wb", buffering=0)
+            except OSError as error:
+                raise _cannot_write(path, error) from error
+        else:
+            self._temporary = TemporaryFile(path)
+            self._file = self._temporary.file
+
+    def write(self, data: bytes) -> None:
+        """Take whole lines."""
+        if self._compress is None:
+            self._put(data)
+            return
+        self._held.append(data)
+        self._size += len(data)
+        if self._size < FRAME:
+            return
+        whole = b"".join(self._held)
+        start = 0
+        while len(whole) - start >= FRAME:
+            end = whole.index(b"\n", start + FRAME - 1) + 1
+            self._compressor.submit(self._compress, whole[start:end], self._put)
+            self._frames += 1
+            start = end
+        self._held, self._size = [whole[start:]], len(whole) - start
+
+    def finish(self) -> None:
+        """Write the last frame and give the file its name."""
+        if self._compress is not None:
+            rest = b"".join(self._held)
+            self._held = []
+            if rest or not self._frames:  # an output without records is still a valid stream
+                self._compressor.submit(self._compress, rest, self._put)
+        self._compressor.drain()
+        if self._temporary is not None:
+            self._temporary.commit()
+        else:
+            self._file.close()
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        if self._temporary is not None:
+            self._temporary.discard()
+        else:
+            self._file.close()
+
+    def _put(self, data: bytes) -> None:
+        try:
+            write_all(self._file, data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+
+class FileSink:
+    """All records into one file."""
+
+    def __init__(self, path: Path, jobs: int) -> None:
+        self._compressor = Compressor(jobs)
+        self._file = LineFile(path, self._compressor)
+
+    def write(self, source: int, data: bytes) -> None:  # noqa: ARG002  one file takes every source
+        """Take whole lines."""
+        self._file.write(data)
+
+    def __enter__(self) -> FileSink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._file.finish()
+        except BaseException:
+            self._file.discard()
+            raise
+        else:
+            if kind is not None:
+                self._file.discard()
+        finally:
+            self._compressor.close()
+
+
+class FolderSink:
+    """One file per source, under the source's relative name; each appears when its source is done."""
+
+    def __init__(self, folder: Path, sources: Sequence[Source], jobs: int) -> None:
+        self._paths = [folder / source.relative for source in sources]
+        taken: dict[Path, Source] = {}
+        for path, source in zip(self._paths, sources, strict=True):
+            if path in taken:
+                raise DselectError(
+                    f"{taken[path].name} and {source.name} would both be written to {path}",
+                    way_out="name the folder they are in, or write to separate folders",
+                )
+            taken[path] = source
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise _cannot_write(folder, problem) from problem
+        self._compressor = Compressor(jobs)
+        self._file: LineFile | None = None
+        self._next = 0
+
+    def write(self, source: int, data: bytes) -> None:
+        """Take whole lines of a source, not before those of the sources ahead of it."""
+        self._open_until(source)
+        assert self._file is not None
+        self._file.write(data)
+
+    def _open_until(self, source: int) -> None:
+        while self._next <= source:  # a source that gave no lines still gets its file
+            if self._file is not None:
+                self._file.finish()
+            self._file = LineFile(self._paths[self._next], self._compressor)
+            self._next += 1
+
+    def __enter__(self) -> FolderSink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._open_until(len(self._paths) - 1)
+                if self._file is not None:
+                    self._file.finish()
+                    self._file = None
+        finally:
+            if self._file is not None:
+                self._file.discard()
+            self._compressor.close()
+
+
+class StdoutSink:
+    """Plain lines to standard output."""
+
+    def __init__(self) -> None:
+        self._file = open(1, "wb", buffering=0, closefd=False)
+
+    def write(self, source: int, data: bytes) -> None:  # noqa: ARG002  one stream takes every source
+        """Take whole lines; BrokenPipeError if nobody reads them any more."""
+        try:
+            write_all(self._file, data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise DselectError(f"cannot write: {error.strerror}", where="<stdout>") from error
+
+    def __enter__(self) -> StdoutSink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+def poison_stdout() -> None:
+    """End standard output with an unterminated line that every dselect reader refuses: a failed run is no short one."""
+    with suppress(OSError), open(1, "wb", buffering=0, closefd=False) as file:
+        if not file.isatty():
+            write_all(file, POISON + b" true")
+
+
+def write_all(file: BinaryIO, data: bytes) -> None:
+    """Write every byte to an unbuffered file: one call may take only a part."""
+    view = memoryview(data)
+    while view:
+        written = file.write(view)
+        view = view[written:]
+
+
+def _compression(name: str) -> Callable[[bytes], bytes] | None:
+    if name.endswith(".zst"):
+        return _zstd_frame
+    if name.endswith(".gz"):
+        return lambda frame: gzip.compress(frame, GZIP_LEVEL, mtime=0)
+    return None
+
+
+def _zstd_frame(frame: bytes) -> bytes:
+    # one thread a frame: zstd's own threads change the bytes
+    return zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compress(frame)
+
+
+def _is_special(path: Path) -> bool:
+    """A pipe or device that exists already: written to as it is, never renamed over."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _cannot_write(path: Path, error: OSError) -> DselectError:
+    return DselectError(f"cannot write: {error.strerror}", where=str(path))

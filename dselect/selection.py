@@ -1,0 +1,178 @@
+"""From scores to positions: which records a budget buys.
+
+Pure functions on arrays, one entry a record: `scores` float64 (n,), higher is better, never NaN; `sizes` int (n,), in the
+unit of the budget; `tie` uint64 (n,), the identity that decides between equal scores, so that the order of the shards
+does not. Positions come back ascending, int64 (k,).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+
+from dselect.errors import UsageError
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Sizes = np.ndarray[Any, np.dtype[Any]]
+Positions = np.ndarray[Any, np.dtype[np.int64]]
+Keys = np.ndarray[Any, np.dtype[np.uint64]]
+
+Unit = Literal["documents", "bytes", "tokens"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to keep: an amount of a unit, or a share of what the pool holds of it."""
+
+    text: str
+    unit: Unit
+    amount: int | None = None
+    share: Fraction | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read `5000`, `10%`, `30MB`, `2Mtok`, `10%B` or `10%tok` (decimal k M G T); UsageError on anything else."""
+        found = _BUDGET.fullmatch(text.strip())
+        if not found:
+            raise UsageError(
+                f"cannot read the budget {text!r}",
+                way_out="a number of documents 5000, a share 10%, bytes 30MB, tokens 2Mtok, or 10%B, 10%tok",
+            )
+        number = Fraction(found["number"])
+        unit = _UNITS[found["unit"].lower()]
+        if found["percent"]:
+            if number > 100 or found["scale"]:
+                raise UsageError(f"cannot keep {text}: a share is at most 100%")
+            return cls(text, unit, share=number / 100)
+        number *= _SCALES[found["scale"].lower()]
+        if number.denominator != 1:
+            raise UsageError(f"the budget {text} is not a whole number of {unit}")
+        return cls(text, unit, amount=int(number))
+
+    def resolve(self, available: int) -> int:
+        """Return the budget in its unit, given what the pool holds; shares round down."""
+        if self.share is not None:
+            return math.floor(self.share * available)
+        assert self.amount is not None
+        return self.amount
+
+
+_BUDGET = re.compile(
+    r"(?P<number>\d+(?:\.\d+)?)(?P<percent>%?)(?P<scale>[kMGT]?)(?P<unit>B|tok|)", re.IGNORECASE
+)
+_SCALES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS: dict[str, Unit] = {"": "documents", "b": "bytes", "tok": "tokens"}
+
+
+def best_first(scores: Floats, tie: Keys) -> Positions:
+    """Return all positions, best score first; equal scores by identity."""
+    return np.lexsort((tie, -scores))
+
+
+def top(scores: Floats, sizes: Sizes, budget: int, *, tie: Keys) -> Positions:
+    """Return the longest prefix of the ranking whose total size stays within the budget.
+
+    A record larger than the whole budget is passed over: it could never be kept, and would end every prefix.
+    """
+    return np.sort(_prefix(best_first(scores, tie), sizes, budget))
+
+
+def above(scores: Floats, threshold: float) -> Positions:
+    """Return the positions whose score is greater than the threshold."""
+    return np.flatnonzero(scores > threshold)
+
+
+def perturbed(scores: Floats, noise: Floats, temperature: float) -> Floats:
+    """Return scores / temperature + noise: with Gumbel noise, their ranking is a draw without replacement.
+
+    Gumbel top-k is Plackett-Luce sampling with probabilities softmax(scores / temperature) (Vieira 2014; Kool et al. 2019).
+    Temperature 0 is the ranking itself.
+    """
+    return scores if temperature == 0 else scores / temperature + noise
+
+
+def sample(
+    scores: Floats, sizes: Sizes, budget: int, *, temperature: float, noise: Floats, tie: Keys
+) -> Positions:
+    """Draw without replacement, in proportion to exp(score / temperature), as far as the budget goes."""
+    return top(perturbed(scores, noise, temperature), sizes, budget, tie=tie)
+
+
+def within(
+    domains: Sizes, budgets: Sequence[int], scores: Floats, sizes: Sizes, *, tie: Keys
+) -> Positions:
+    """Spend each domain's own budget on its best; what a domain cannot use buys the best of the rest, of any domain.
+
+    domains: int (n,), indices into budgets. To sample, pass `perturbed` scores.
+    """
+    ranking = best_first(scores, tie)
+    by_domain = ranking[np.argsort(domains[ranking], kind="stable")]
+    ends = np.cumsum(np.bincount(domains, minlength=len(budgets)))
+    kept = np.zeros(len(scores), bool)
+    for domain, budget in enumerate(budgets):
+        members = by_domain[ends[domain - 1] if domain else 0 : ends[domain]]
+        kept[_prefix(members, sizes, budget)] = True
+    left = sum(budgets) - int(sizes[kept].sum(dtype=np.int64))
+    kept[_prefix(ranking[~kept[ranking]], sizes, left)] = True
+    return np.flatnonzero(kept)
+
+
+def unique(texts: Keys, scores: Floats, *, tie: Keys) -> Positions:
+    """Return the position of the best record of each text; `texts` holds a hash of each."""
+    ranking = best_first(scores, tie)
+    _, firsts = np.unique(texts[ranking], return_index=True)
+    return np.sort(ranking[firsts])
+
+
+def combine(
+    columns: Sequence[Floats], weights: Sequence[float], how: Literal["rank", "zscore"]
+) -> Floats:
+    """Return the weighted sum of the columns, each first made comparable: by rank in [0, 1], or as z-scores."""
+    scale = ranks if how == "rank" else standardized
+    total = np.zeros(len(columns[0]))
+    for column, weight in zip(columns, weights, strict=True):
+        total += weight * scale(column)
+    return total
+
+
+def ranks(scores: Floats) -> Floats:
+    """Return each score's rank, 0 for the lowest to 1 for the highest; equal scores share their mean rank."""
+    if len(scores) < 2:
+        return np.zeros(len(scores))
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    after = np.cumsum(counts)
+    mean_rank = (after - counts + after - 1) / 2
+    return np.asarray(mean_rank[inverse] / (len(scores) - 1))
+
+
+def standardized(scores: Floats) -> Floats:
+    """Return (score - mean) / population standard deviation; a constant column becomes zeros.
+
+    Exactly rounded sums: the order of the records must not move the last bit, or shuffled shards would sample
+    other documents. Scores of -inf (records without the field) stay -inf and do not count.
+    """
+    finite = scores[np.isfinite(scores)]
+    if not len(finite):
+        return np.where(np.isfinite(scores), 0.0, scores)
+    largest = float(np.abs(finite).max()) or 1.0  # divided out first, lest the squares overflow
+    finite = finite / largest
+    mean = math.fsum(finite) / len(finite)
+    deviation = math.sqrt(math.fsum((finite - mean) ** 2) / len(finite))
+    if deviation == 0 or finite.min() == finite.max():
+        return np.where(np.isfinite(scores), 0.0, scores)
+    return np.asarray((scores / largest - mean) / deviation)
+
+
+def _prefix(ranking: Positions, sizes: Sizes, budget: int) -> Positions:
+    """Return the longest prefix of the ranking that fits, records larger than the budget left out."""
+    if budget <= 0:
+        return ranking[:0]  # not even texts of size 0
+    affordable = ranking[sizes[ranking] <= budget]
+    spent = np.cumsum(sizes[affordable], dtype=np.int64)
+    return affordable[: np.searchsorted(spent, budget, side="right")]

@@ -1,0 +1,131 @@
+"""The program as a user runs it, and small data that can be checked by eye."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+DSELECT = [sys.executable, "-m", "dselect"]
+
+
+class Outcome:
+    """What a run of the program left behind."""
+
+    def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
+        self.status, self.stdout, self.stderr = done.returncode, done.stdout, done.stderr.decode()
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.stdout.split(b"\n") if line]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What --json-summary said."""
+        return json.loads(self.stderr.strip().split("\n")[-1])
+
+
+@pytest.fixture
+def dselect(tmp_path: Path) -> Callable[..., Outcome]:
+    """Run dselect in the test's folder; a status other than the expected one fails the test."""
+
+    def run(*arguments: object, stdin: bytes = b"", status: int | None = 0, env: dict[str, str] | None = None) -> Outcome:
+        done = subprocess.run(
+            [*DSELECT, *map(str, arguments)],
+            input=stdin,
+            capture_output=True,
+            cwd=tmp_path,
+            env={**os.environ, **(env or {})},
+            timeout=120,
+            check=False,
+        )
+        outcome = Outcome(done)
+        assert status is None or outcome.status == status, outcome.stderr
+        assert "Traceback" not in outcome.stderr
+        return outcome
+
+    return run
+
+
+def lines(records: Iterable[dict[str, Any]]) -> bytes:
+    """Records as JSON Lines."""
+    return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+
+
+def write_records(path: Path, records: Iterable[dict[str, Any]]) -> Path:
+    """Write records; compressed if the name says so."""
+    data = lines(records)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(zstandard.compress(data) if path.suffix == ".zst" else data)
+    return path
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Read records that dselect wrote: every frame, and no frame cut short."""
+    return [json.loads(line) for line in read_bytes(path).split(b"\n") if line]
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file that dselect wrote, decompressed."""
+    data = path.read_bytes()
+    if path.suffix != ".zst":
+        return data
+    found = []
+    while data:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        found.append(frame.decompress(data))
+        assert frame.eof, "a frame is cut short"
+        data = frame.unused_data
+    return b"".join(found)
+
+
+COOKING = "stir the onions in butter and simmer the sauce with garlic salt pepper basil until the pasta is done".split()
+CODE = "def return if else for in range print len self import class ( ) : = == + [ ] None True while".split()
+LAW = "the tenant shall pay the landlord rent pursuant to section agreement liability court clause party hereby".split()
+
+
+def make_pool(count: int = 300, seed: int = 0) -> list[dict[str, Any]]:
+    """Three kinds of text, in turn; the lengths vary."""
+    random_ = random.Random(seed)
+    kinds = {"cooking": COOKING, "code": CODE, "law": LAW}
+    records = []
+    for number in range(count):
+        source = list(kinds)[number % 3]
+        words = random_.choices(kinds[source], k=random_.randint(5, 120))
+        records.append({"id": f"{seed}-{number}", "text": " ".join(words), "source": source, "token_count": len(words)})
+    return records
+
+
+def make_target(count: int = 30) -> list[dict[str, Any]]:
+    """Cooking that is not in the pool."""
+    random_ = random.Random(99)
+    return [{"id": f"t{i}", "text": " ".join(random_.choices(COOKING, k=40))} for i in range(count)]
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """A pool of 300 records in one file."""
+    return write_records(tmp_path / "pool.jsonl.zst", make_pool())
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """Thirty cooking texts."""
+    return write_records(tmp_path / "target.jsonl.zst", make_target())
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real corpora, where it is present."""
+    if not SHARED.is_dir():
+        pytest.skip("no real corpora here")
+    return SHARED
