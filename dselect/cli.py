@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from dselect import __version__
 from dselect.errors import DselectError
 
-OK, FAILED, INTERNAL = 0, 1, 70
+FAILED, INTERNAL = 1, 70
 
 
 def summaries() -> dict[str, str]:
@@ -86,7 +86,8 @@ def _dselect(
 ) -> None:
     """Choose the documents a language model should be trained on.
 
-    Each method reads records (jsonl, plain or compressed), adds its score, and writes them; --keep writes only the best.
+    Each method reads records (jsonl, plain or compressed), adds its score, and writes them; --keep writes only
+    the best.
 
     \b
     Example:
@@ -94,48 +95,43 @@ def _dselect(
     """
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived."""
+class Stopped(BaseException):
+    """A signal asked the run to end. No KeyboardInterrupt: typer would make an exit status of 1 of it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
-def _terminate(number: int, frame: object) -> NoReturn:
-    raise Terminated
+def _stop(number: int, frame: object) -> NoReturn:
+    raise Stopped(number)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and exit with its status: see `docs/concepts.md` for what each means."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     # scores must not depend on how many threads a matrix product is split over
     for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(threads, "1")
     try:
         app(args=arguments, prog_name="dselect")
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains while it flushes at exit
-        _exit(OK)
     except DselectError as error:
         _say(str(error))
-        _exit(error.exit_code)
-    except KeyboardInterrupt:
-        _say("interrupted")
-        _exit(128 + signal.SIGINT)
-    except Terminated:
-        _say("terminated")
-        _exit(128 + signal.SIGTERM)
+        sys.exit(error.exit_code)
+    except Stopped as stopped:
+        _say("interrupted" if stopped.number == signal.SIGINT else "terminated")
+        sys.exit(128 + stopped.number)
     except MemoryError:
         _say("out of memory (use fewer --jobs)")
-        _exit(FAILED)
-    except Exception as error:
+        sys.exit(FAILED)
+    except Exception as error:  # noqa: BLE001  the one error boundary
         if os.environ.get("DSELECT_DEBUG"):
             traceback.print_exc()
         what = " ".join(str(error).split())[-300:]
         _say(f"internal error: {type(error).__name__}: {what} (DSELECT_DEBUG=1 shows where)")
-        _exit(INTERNAL)
+        sys.exit(INTERNAL)
 
 
 def _say(message: str) -> None:
     print(f"dselect: {message}", file=sys.stderr)
-
-
-def _exit(status: int) -> NoReturn:
-    sys.exit(status)

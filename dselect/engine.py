@@ -45,8 +45,9 @@ def usable_cpus() -> int:
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
     """Yield function(item) for every item, in order, with `jobs` processes; with one job, in this process.
 
-    The function travels to each worker once and must pickle; so must items and results. A DselectError in a worker is raised
-    here, at its item's turn. A worker that dies raises DselectError. However the iteration ends, no process is left.
+    The function travels to each worker once and must pickle; so must items and results. A DselectError in a
+    worker is raised here, at its item's turn. A worker that dies raises DselectError. However the iteration ends, no
+    process is left.
     """
     if jobs == 1:
         yield from map(function, items)
@@ -105,7 +106,7 @@ class _Worker:
         context.set_forkserver_preload([name for name in _PRELOAD if name in sys.modules])
         self.pipe, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        with _quiet_interrupts():
+        with _QuietInterrupts():
             self.process.start()
         theirs.close()
         self.holds: deque[int] = deque()
@@ -147,7 +148,7 @@ def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
     arrived = threading.Semaphore(0)
 
     def receive() -> None:
-        # a thread of its own keeps the pipe empty, so that the parent never waits to send while this process waits to answer
+        # a thread of its own keeps the pipe empty: the parent never waits to send while this process waits to answer
         try:
             while True:
                 items.append(pipe.recv())
@@ -163,7 +164,7 @@ def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
             answer = function(items.popleft())
         except DselectError as error:
             answer = error
-        except Exception:  # a defect: the parent shows it as its own
+        except Exception:  # noqa: BLE001  a defect: the parent shows it as its own
             answer = WorkerError(traceback.format_exc())
         try:
             pipe.send(answer)
@@ -175,7 +176,7 @@ class WorkerError(Exception):
     """A defect met in a worker; its traceback is the message."""
 
 
-class _quiet_interrupts:
+class _QuietInterrupts:
     """Start helpers with SIGINT ignored: Ctrl-C goes to the whole group, and only the parent should act on it."""
 
     def __enter__(self) -> None:

@@ -32,11 +32,9 @@ class UsageError(DselectError):
     exit_code = 2
 
 
-class NotFitted(DselectError):
+class NotFitted(DselectError):  # noqa: N818  scikit-learn's word
     """A model was asked for scores before it had been fitted or loaded."""
 
 
-def _rebuild(
-    kind: type[DselectError], what: str, where: str | None, way_out: str | None
-) -> DselectError:
+def _rebuild(kind: type[DselectError], what: str, where: str | None, way_out: str | None) -> DselectError:
     return kind(what, where=where, way_out=way_out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
@@ -13,9 +14,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from typer import Argument, Option
 
+from dselect.choice import Choice
 from dselect.engine import usable_cpus
 from dselect.errors import DselectError, UsageError
-from dselect.pipeline import Choice, open_sink
+from dselect.pipeline import open_sink
 from dselect.pool import Pool, Progress, Tolerance
 from dselect.records.reading import STDIN, Source, discover
 from dselect.records.writing import Sink, poison_stdout
@@ -30,6 +32,8 @@ Targets = Annotated[
 Length = Annotated[
     Literal["mean", "sum"], Option(help="Mean per n-gram, or the paper's sum, which mostly measures length.")
 ]
+
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace fields that the records have already.")]
 
 
 @dataclass
@@ -53,15 +57,22 @@ class PoolOptions:
 
     paths: Annotated[
         list[str] | None,
-        Argument(metavar="[POOL]...", help="Files or folders of jsonl[.gz|.zst]; - or nothing for stdin.", show_default=False),
+        Argument(
+            metavar="[POOL]...", help="Files or folders of jsonl[.gz|.zst]; - or nothing for stdin.", show_default=False
+        ),
     ] = None
-    files_from: Annotated[str | None, Option(metavar="LIST", help="Read the names of inputs from a file, one a line.")] = None
+    files_from: Annotated[
+        str | None, Option(metavar="LIST", help="Read the names of inputs from a file, one a line.")
+    ] = None
     text: Annotated[str, Option(metavar="FIELD", help="The field that holds the text; dots reach inside.")] = "text"
     bad_lines: Annotated[
-        str, Option(metavar="stop|skip[:MOST]", help="Stop at a line that is no record, or set aside up to 100 or 0.1%.")
+        str,
+        Option(metavar="stop|skip[:MOST]", help="Stop at a line that is no record, or set aside up to 100 or 0.1%."),
     ] = "stop"
     rejects: Annotated[Path | None, Option(metavar="FILE", help="Where bad lines go, as they are.")] = None
-    limit: Annotated[int | None, Option(metavar="N", min=0, help="Read only the first N lines, to try a command.")] = None
+    limit: Annotated[int | None, Option(metavar="N", min=0, help="Read only the first N lines, to try a command.")] = (
+        None
+    )
     tmp: Annotated[Path | None, Option(metavar="DIR", help="Where a stream is kept for a second pass.")] = None
 
     def sources(self) -> list[Source]:
@@ -104,9 +115,13 @@ class OutputOptions:
 
     output: Annotated[
         str | None,
-        Option("--output", "-o", metavar="FILE|DIR/", help="A file (.jsonl, .gz, .zst), or a folder: one file per input. [default: stdout]"),
+        Option(
+            "--output",
+            "-o",
+            metavar="FILE|DIR/",
+            help="A file (.jsonl, .gz, .zst), or a folder: one file per input. [default: stdout]",
+        ),
     ] = None
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace fields that the records have already.")] = False
 
     def open(self, pool: Pool, *, write: bool = True) -> Sink:
         """Return the open output, or one that takes nothing."""
@@ -128,13 +143,17 @@ class ChoiceOptions:
     scale: Annotated[
         Literal["zscore", "none"], Option(help="Of --sample: z-scored scores, or as they are (the papers').")
     ] = "zscore"
-    within: Annotated[str | None, Option(metavar="FIELD", help="Share the budget among the domains this field names.")] = None
+    within: Annotated[
+        str | None, Option(metavar="FIELD", help="Share the budget among the domains this field names.")
+    ] = None
     quota: Annotated[
-        str, Option(metavar="proportional|equal|FILE", help="Of --within: shares as in the pool, equal, or JSON weights.")
+        str,
+        Option(metavar="proportional|equal|FILE", help="Of --within: shares as in the pool, equal, or JSON weights."),
     ] = "proportional"
     unique: Annotated[bool, Option("--unique", help="Of records with the same text keep only the best.")] = False
     tokens: Annotated[
-        str | None, Option(metavar="FIELD", help="The token count of a record. [default: token_count, metadata.token_count]")
+        str | None,
+        Option(metavar="FIELD", help="The token count of a record. [default: token_count, metadata.token_count]"),
     ] = None
 
     def build(self, seed: int, missing: Literal["error", "drop", "lowest"] = "drop") -> Choice:
@@ -203,8 +222,10 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
         output = next((group for group in built.values() if isinstance(group, OutputOptions)), None)
         try:
             command(**built, **values)
-        except BrokenPipeError:
-            raise
+        except BrokenPipeError:  # whoever read our output has had enough
+            with Path(os.devnull).open("wb") as nothing:
+                os.dup2(nothing.fileno(), sys.stdout.fileno())  # or Python complains while it flushes at exit
+            raise SystemExit(0) from None
         except BaseException:
             if output and (output.output or "-") == "-":
                 poison_stdout()
@@ -212,5 +233,5 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
 
     run.__signature__ = inspect.Signature(list(flat.values()))  # type: ignore[attr-defined]  # what inspect looks for
     run.__annotations__ = {name: parameter.annotation for name, parameter in flat.items()}
-    del run.__wrapped__  # type: ignore[attr-defined]  # else get_type_hints would look there
+    del run.__wrapped__  # else get_type_hints would look there
     return run

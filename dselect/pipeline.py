@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import orjson
 
-from dselect import draws, mixing, selection
-from dselect.errors import DselectError, UsageError
+from dselect.choice import Choice, Kept, choose
+from dselect.errors import DselectError
 from dselect.pool import Pool
 from dselect.records import splice
 from dselect.records.batch import Batch
 from dselect.records.reading import Source
 from dselect.records.writing import FileSink, FolderSink, Sink, StdoutSink
-from dselect.selection import Budget
 
 Kind = Literal["score", "cost", "label"]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -26,7 +24,7 @@ TOKEN_FIELDS = ("token_count", "metadata.token_count")
 
 
 class Scorer(Protocol):
-    """A utility function: adds numbers to records. It must pickle, and score a text the same whatever stands beside it."""
+    """A utility function: adds numbers to records. It must pickle, and score a text the same in any company."""
 
     @property
     def fields(self) -> Mapping[str, Kind]:
@@ -34,45 +32,6 @@ class Scorer(Protocol):
 
     def score(self, batch: Batch) -> Mapping[str, Floats]:
         """Return each field's values: (n,) each. NaN: this record gets no field (`--min-words`)."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What to keep: the options of `select`, shared by every method."""
-
-    keep: Budget | None = None
-    above: float | None = None
-    sample: bool = False
-    temperature: float = 1.0
-    scale: Literal["zscore", "none"] = "zscore"
-    within: str | None = None
-    quota: str = "proportional"
-    unique: bool = False
-    tokens: str | None = None
-    missing: Literal["error", "drop", "lowest"] = "drop"
-    seed: int = 0
-
-    def __bool__(self) -> bool:
-        return self.keep is not None or self.above is not None or self.unique
-
-    def check(self) -> None:
-        """Raise UsageError where options contradict each other."""
-        if self.sample and self.keep is None:
-            raise UsageError("--sample needs a budget", way_out="--keep 5000, 10%, 30MB, 2Mtok")
-        if self.within and self.keep is None:
-            raise UsageError("--within shares out a budget", way_out="--keep 5000, 10%, 30MB, 2Mtok")
-        if self.quota != "proportional" and not self.within:
-            raise UsageError("--quota needs the field that names the domain", way_out="--within source")
-        if self.temperature < 0:
-            raise UsageError("--temperature must not be negative")
-
-
-@dataclass
-class Kept:
-    """What was kept, for the summary line."""
-
-    positions: np.ndarray[Any, np.dtype[np.int64]]
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -222,86 +181,6 @@ def gather(pool: Pool, columns: Columns, what: str = "scoring") -> dict[str, Any
     return joined
 
 
-def choose(scores: Floats, columns: Mapping[str, Any], choice: Choice, eligible: Any = None) -> Kept:
-    """Return what the choice keeps, of all records or of the eligible ones; positions ascending.
-
-    scores: float64 (n,), higher is better; -inf ranks last. Shares of a budget are of everything in the columns.
-    """
-    sizes, tie = columns["size"], columns["tie"]
-    at = np.arange(len(tie)) if eligible is None else np.flatnonzero(eligible)
-    if choice.above is not None:
-        at = at[selection.above(scores[at], choice.above)]
-    if choice.unique:
-        at = at[selection.unique(columns["text"][at], scores[at], tie=tie[at])]
-    facts: dict[str, Any] = {}
-    if choice.keep is not None:
-        budget = choice.keep.resolve(int(sizes.sum(dtype=np.int64)))
-        keys = scores[at]
-        if choice.sample:
-            scaled = selection.standardized(keys) if choice.scale == "zscore" else keys
-            noise = draws.gumbel(choice.seed, "sample", columns["identity"][at])
-            keys = selection.perturbed(scaled, noise, choice.temperature)
-        if choice.within:
-            order, budgets = _shares(columns, choice, budget)
-            kept = selection.within(order[columns["domain"][at]], budgets, keys, sizes[at], tie=tie[at])
-        else:
-            kept = selection.top(keys, sizes[at], budget, tie=tie[at])
-        too_large = int((sizes[at] > budget).sum()) if budget else 0
-        at = at[kept]
-        facts = {
-            "unit": choice.keep.unit,
-            "asked": budget,
-            "achieved": int(sizes[at].sum(dtype=np.int64)),
-            "larger_than_budget": too_large,
-        }
-    return Kept(at, {"kept": len(at), **facts})
-
-
-def _shares(columns: Mapping[str, Any], choice: Choice, budget: int) -> tuple[Any, list[int]]:
-    """Return each label's place in name order, and the budgets in that order."""
-    labels: list[str | None] = columns["labels"]
-    names = sorted(range(len(labels)), key=lambda i: (labels[i] is None, labels[i] or ""))
-    order = np.zeros(len(labels), np.int64)
-    order[names] = np.arange(len(names))
-    weights: list[int | float]
-    if choice.quota == "equal":
-        weights = [1] * len(names)
-    elif choice.quota == "proportional":
-        held = np.zeros(len(names), np.int64)
-        np.add.at(held, order[columns["domain"]], columns["size"])
-        weights = held.tolist()
-    else:
-        given = read_weights(choice.quota)
-        weights = [given.get(labels[i] or "", 0) for i in names]
-        unknown = sorted(set(given) - {label or "" for label in labels})
-        if unknown:
-            raise DselectError(
-                f"no records of the domain {unknown[0]!r}; there are: {', '.join(str(labels[i]) for i in names[:12])}",
-                where=choice.quota,
-            )
-    return order, mixing.budgets(weights, budget)
-
-
-def read_weights(path: str) -> dict[str, float]:
-    """Read a JSON object of domain weights, none negative, not all zero."""
-    try:
-        weights = json.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise DselectError(
-            f"cannot read: {error.strerror}", where=path, way_out="--quota proportional, equal, or a JSON file"
-        ) from error
-    except ValueError as error:
-        raise DselectError(f"not JSON: {error}", where=path) from error
-    good = isinstance(weights, dict) and all(
-        isinstance(w, int | float) and not isinstance(w, bool) and 0 <= w < float("inf") for w in weights.values()
-    )
-    if not good or not any(weights.values()):
-        raise DselectError(
-            "not an object of weights, none negative and not all zero", where=path, way_out='{"web": 0.7, "books": 0.3}'
-        )
-    return dict(weights)
-
-
 def open_sink(output: str, sources: Sequence[Source], jobs: int) -> Sink:
     """Return where records go: `-` is standard output; a trailing slash or an existing folder, one file per source."""
     if output == "-":
@@ -351,10 +230,8 @@ def write_kept(
         seen, done = seen + len(lines), end
 
 
-def select_scored(
-    pool: Pool, scorer: Scorer, field_name: str, choice: Choice, sink: Sink, overwrite: bool
-) -> Kept:
-    """Score the pool, keep what the choice says by one of the scorer's fields, write those records with their fields."""
+def select_scored(pool: Pool, scorer: Scorer, field_name: str, choice: Choice, sink: Sink, overwrite: bool) -> Kept:
+    """Score the pool, keep what the choice says by one of the scorer's fields, write those records with all fields."""
     columns = gather(pool, Columns(scorer, choice, overwrite))
     values = {name: columns.get(f"score {name}", np.zeros(0)) for name in scorer.fields}
     scores = values[field_name]

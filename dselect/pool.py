@@ -26,13 +26,13 @@ class Progress(Protocol):
     """Who wants to know how far a pass is."""
 
     def start(self, what: str, total: int | None) -> None:
-        """A pass over `total` bytes on disk begins; None where the input is a stream."""
+        """Begin a pass over `total` bytes on disk; None where the input is a stream."""
 
     def advance(self, done: int, documents: int, text_bytes: int) -> None:
-        """So many bytes on disk, documents and bytes of text of the pass are done."""
+        """Tell how many bytes on disk, documents and bytes of text of the pass are done."""
 
     def stop(self) -> None:
-        """The pass is over."""
+        """End the pass."""
 
 
 @dataclass(frozen=True)
@@ -178,14 +178,8 @@ class Pool:
             sizes = [source.size for source in self.sources]
             total = None if None in sizes or self.limit is not None else sum(size or 0 for size in sizes)
             self.progress.start(what, total)
-        streams = (
-            blocks(number, source, self._chunks(number, source))
-            for number, source in enumerate(self.sources)
-        )
-        if self.jobs > 1:
-            found = read_ahead(streams, parallel=self.jobs)
-        else:
-            found = chain.from_iterable(streams)
+        streams = (blocks(number, source, self._chunks(number, source)) for number, source in enumerate(self.sources))
+        found = read_ahead(streams, parallel=self.jobs) if self.jobs > 1 else chain.from_iterable(streams)
         return found if self.limit is None else _limited(found, self.limit)
 
     def _chunks(self, number: int, source: Source) -> Iterator[bytes]:

@@ -1,8 +1,8 @@
 """From scores to positions: which records a budget buys.
 
-Pure functions on arrays, one entry a record: `scores` float64 (n,), higher is better, never NaN; `sizes` int (n,), in the
-unit of the budget; `tie` uint64 (n,), the identity that decides between equal scores, so that the order of the shards
-does not. Positions come back ascending, int64 (k,).
+Pure functions on arrays, one entry a record: `scores` float64 (n,), higher is better, never NaN; `sizes` int (n,), in
+the unit of the budget; `tie` uint64 (n,), the identity that decides between equal scores, so that the order of the
+shards does not. Positions come back ascending, int64 (k,).
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ class Budget:
         return self.amount
 
 
-_BUDGET = re.compile(
-    r"(?P<number>\d+(?:\.\d+)?)(?P<percent>%?)(?P<scale>[kMGT]?)(?P<unit>B|tok|)", re.IGNORECASE
-)
+_BUDGET = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<percent>%?)(?P<scale>[kMGT]?)(?P<unit>B|tok|)", re.IGNORECASE)
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS: dict[str, Unit] = {"": "documents", "b": "bytes", "tok": "tokens"}
 
@@ -91,22 +89,18 @@ def above(scores: Floats, threshold: float) -> Positions:
 def perturbed(scores: Floats, noise: Floats, temperature: float) -> Floats:
     """Return scores / temperature + noise: with Gumbel noise, their ranking is a draw without replacement.
 
-    Gumbel top-k is Plackett-Luce sampling with probabilities softmax(scores / temperature) (Vieira 2014; Kool et al. 2019).
-    Temperature 0 is the ranking itself.
+    Gumbel top-k is Plackett-Luce sampling with probabilities softmax(scores / temperature) (Vieira 2014; Kool et al.
+    2019). Temperature 0 is the ranking itself.
     """
     return scores if temperature == 0 else scores / temperature + noise
 
 
-def sample(
-    scores: Floats, sizes: Sizes, budget: int, *, temperature: float, noise: Floats, tie: Keys
-) -> Positions:
+def sample(scores: Floats, sizes: Sizes, budget: int, *, temperature: float, noise: Floats, tie: Keys) -> Positions:
     """Draw without replacement, in proportion to exp(score / temperature), as far as the budget goes."""
     return top(perturbed(scores, noise, temperature), sizes, budget, tie=tie)
 
 
-def within(
-    domains: Sizes, budgets: Sequence[int], scores: Floats, sizes: Sizes, *, tie: Keys
-) -> Positions:
+def within(domains: Sizes, budgets: Sequence[int], scores: Floats, sizes: Sizes, *, tie: Keys) -> Positions:
     """Spend each domain's own budget on its best; what a domain cannot use buys the best of the rest, of any domain.
 
     domains: int (n,), indices into budgets. To sample, pass `perturbed` scores.
@@ -130,9 +124,7 @@ def unique(texts: Keys, scores: Floats, *, tie: Keys) -> Positions:
     return np.sort(ranking[firsts])
 
 
-def combine(
-    columns: Sequence[Floats], weights: Sequence[float], how: Literal["rank", "zscore"]
-) -> Floats:
+def combine(columns: Sequence[Floats], weights: Sequence[float], how: Literal["rank", "zscore"]) -> Floats:
     """Return the weighted sum of the columns, each first made comparable: by rank in [0, 1], or as z-scores."""
     scale = ranks if how == "rank" else standardized
     total = np.zeros(len(columns[0]))

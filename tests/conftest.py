@@ -38,7 +38,9 @@ class Outcome:
 def dselect(tmp_path: Path) -> Callable[..., Outcome]:
     """Run dselect in the test's folder; a status other than the expected one fails the test."""
 
-    def run(*arguments: object, stdin: bytes = b"", status: int | None = 0, env: dict[str, str] | None = None) -> Outcome:
+    def run(
+        *arguments: object, stdin: bytes = b"", status: int | None = 0, env: dict[str, str] | None = None
+    ) -> Outcome:
         done = subprocess.run(
             [*DSELECT, *map(str, arguments)],
             input=stdin,
@@ -57,7 +59,7 @@ def dselect(tmp_path: Path) -> Callable[..., Outcome]:
 
 
 def lines(records: Iterable[dict[str, Any]]) -> bytes:
-    """Records as JSON Lines."""
+    """Return records as JSON Lines."""
     return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
 
 
@@ -113,7 +115,7 @@ def make_target(count: int = 30) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
-    """A pool of 300 records in one file."""
+    """Write a pool of 300 records, one file."""
     return write_records(tmp_path / "pool.jsonl.zst", make_pool())
 
 
@@ -125,7 +127,7 @@ def target(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder of real corpora, where it is present."""
+    """Find the folder of real corpora, or skip."""
     if not SHARED.is_dir():
         pytest.skip("no real corpora here")
     return SHARED

@@ -2,7 +2,9 @@
 # Xie, Santurkar, Ma, Liang 2023, "Data Selection for Language Models via Importance Resampling" (NeurIPS).
 # The log ratio of hashed n-gram frequencies, target over pool, of every n-gram of a text.
 # Differs from the paper's code: a text's score is the mean per n-gram, shrunk towards the pool's mean (--length sum for
-# theirs, which mostly measures length), the target is smoothed (--smoothing 0 for theirs), and draws are seeded.
+# theirs, which mostly measures length); the target is smoothed towards the pool (--smoothing 0 for theirs; --prior
+# uniform for the Laplace smoothing of their later code, which prefers gibberish when the target is small); draws are
+# seeded.
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from dselect import draws
+from dselect.choice import Choice, choose
 from dselect.console import Run
 from dselect.errors import DselectError, NotFitted, UsageError
 from dselect.models import tables
@@ -22,11 +25,12 @@ from dselect.options import (
     Length,
     Option,
     OutputOptions,
+    Overwrite,
     PoolOptions,
     RunOptions,
     Targets,
 )
-from dselect.pipeline import Choice, Columns, Fields, Kind, annotate, choose, gather, select_scored
+from dselect.pipeline import Columns, Fields, Kind, annotate, gather, select_scored
 from dselect.pool import Pool
 from dselect.records.batch import Batch
 from dselect.records.writing import TemporaryFile, write_all
@@ -42,9 +46,12 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 class Dsir:
     """Importance weights by hashed n-grams (Xie et al. 2023, section 3).
 
-    With p the smoothed bucket frequencies, δ_b = ln(p_target(b) + 1e-8) - ln(p_pool(b) + 1e-8). The published weight of a
-    text is the sum of δ over its m n-grams. `length="mean"` gives (Σδ + 30 μ) / (m + 30), μ = Σ_b p_pool(b) δ_b the mean
-    of the pool: nats per n-gram; a text without words gets μ. Columns of `log_ratio_` are targets: (buckets, targets).
+    With p the bucket frequencies, δ_b = ln(p_target(b) + 1e-8) - ln(p_pool(b) + 1e-8). The target is smoothed by α B
+    pseudo-counts, distributed uniformly (Laplace: α a bucket) or as the pool is; in the latter case the pool's own
+    frequencies are add-one smoothed, so that a bucket seen in neither has δ = ln(αB / (T + αB)), never a bonus. The
+    published weight of a text is the sum of δ over its m n-grams. `length="mean"` gives (Σδ + 30 μ) / (m + 30), μ = Σ_b p_pool(b) δ_b
+    the mean of the pool: nats per n-gram; a text without words gets μ. Columns of `log_ratio_` are targets: float64
+    (buckets, targets).
     """
 
     def __init__(
@@ -52,11 +59,12 @@ class Dsir:
         ngrams: int = 2,
         buckets: int = 10_000,
         smoothing: float = 1.0,
+        prior: Literal["pool", "uniform"] = "pool",
         length: Literal["mean", "sum"] = "mean",
         min_words: int = 0,
         names: Sequence[str] = ("dsir",),
     ) -> None:
-        self.ngrams, self.buckets, self.smoothing = ngrams, buckets, smoothing
+        self.ngrams, self.buckets, self.smoothing, self.prior = ngrams, buckets, smoothing, prior
         self.length, self.min_words, self.names = length, min_words, tuple(names)
         self.log_ratio_: Floats | None = None
         self.pool_mean_: Floats | None = None
@@ -64,20 +72,26 @@ class Dsir:
     @property
     def fields(self) -> Mapping[str, Kind]:
         """One score a target."""
-        return {name: "score" for name in self.names}
+        return dict.fromkeys(self.names, "score")
 
     def fit(self, targets: Sequence[Counts], pool: Counts) -> Dsir:
         """Learn the log ratios from bucket counts, int64 (buckets,): one array a target, one for the pool."""
-        p_pool = pool / max(int(pool.sum()), 1)
+        frequencies = pool / max(int(pool.sum()), 1)
+        if self.prior == "pool" and self.smoothing:
+            p_pool = (pool + 1) / (int(pool.sum()) + self.buckets)
+            pseudo = self.smoothing * self.buckets * p_pool
+        else:
+            p_pool = frequencies
+            pseudo = np.full(self.buckets, self.smoothing)
         ratios = []
         for counts in targets:
             total = int(counts.sum())
             if not total:
                 raise DselectError("the target has no words", way_out="see --text and --target")
-            p_target = (counts + self.smoothing) / (total + self.smoothing * self.buckets)
+            p_target = (counts + pseudo) / (total + self.smoothing * self.buckets)
             ratios.append(np.log(p_target + FLOOR) - np.log(p_pool + FLOOR))
         self.log_ratio_ = np.ascontiguousarray(np.stack(ratios, axis=1))
-        self.pool_mean_ = np.array([float((p_pool * ratio).sum()) for ratio in ratios])
+        self.pool_mean_ = np.array([float((frequencies * ratio).sum()) for ratio in ratios])
         return self
 
     def score(self, batch: Batch) -> Mapping[str, Floats]:
@@ -104,6 +118,7 @@ class Dsir:
             "min_words": self.min_words,
             "names": list(self.names),
             "smoothing": self.smoothing,
+            "prior": self.prior,
             "unicode": unicode_version(),
         }
         return tables.to_bytes("dsir", settings, {"log_ratio": self.log_ratio_, "pool_mean": self.pool_mean_})
@@ -186,7 +201,13 @@ def draw_sample(pool: Pool, size: Budget, seed: int, tokens: str | None) -> Samp
 
 
 def fit(
-    model: Dsir, targets: Sequence[Pool], pool: Pool, fit_on: Budget | None, separate: bool, seed: int, tokens: str | None
+    model: Dsir,
+    targets: Sequence[Pool],
+    pool: Pool,
+    fit_on: Budget | None,
+    separate: bool,
+    seed: int,
+    tokens: str | None,
 ) -> Dsir:
     """Count the targets and the pool, or a sample of it, and fit the model."""
     counts = [_count(target, CountNgrams(model.ngrams, model.buckets), "target") for target in targets]
@@ -199,7 +220,9 @@ def fit(
     if fit_on:
         sample = draw_sample(pool, fit_on, seed, tokens)
         if sample is None:
-            raise DselectError(f"--fit-on {fit_on.text} holds no record of this pool", way_out="a larger sample, or all")
+            raise DselectError(
+                f"--fit-on {fit_on.text} holds no record of this pool", way_out="a larger sample, or all"
+            )
         work = replace(work, sample=sample)
     return model.fit(counts, _count(pool, work, "fitting"))
 
@@ -217,20 +240,35 @@ def command(
     choice: ChoiceOptions,
     run: RunOptions,
     target: Targets = None,
-    model: Annotated[str | None, Option(metavar="FILE", help="Score with a fitted model instead of fitting one.")] = None,
-    save: Annotated[str | None, Option(metavar="FILE", help="Save the fitted model. Without -o or --keep, fit and stop.")] = None,
-    separate: Annotated[bool, Option("--separate", help="One field a target, dsir_NAME, instead of one for all.")] = False,
-    fit_on: Annotated[str, Option(metavar="all|SIZE", help="What of the pool to fit on: a seeded sample of this size.")] = "all",
+    model: Annotated[
+        str | None, Option(metavar="FILE", help="Score with a fitted model instead of fitting one.")
+    ] = None,
+    save: Annotated[
+        str | None, Option(metavar="FILE", help="Save the fitted model. Without -o or --keep, fit and stop.")
+    ] = None,
+    separate: Annotated[
+        bool, Option("--separate", help="One field a target, dsir_NAME, instead of one for all.")
+    ] = False,
+    fit_on: Annotated[
+        str, Option(metavar="all|SIZE", help="What of the pool to fit on: a seeded sample of this size.")
+    ] = "all",
     ngrams: Annotated[int, Option(help="Longest n-gram.", min=1, max=64)] = 2,
     buckets: Annotated[int, Option(help="Hash buckets.", min=1, max=2**32 - 1)] = 10_000,
-    smoothing: Annotated[float, Option(help="Added to every bucket count of the target; 0 for the paper's.", min=0)] = 1.0,
+    smoothing: Annotated[
+        float, Option(help="Pseudo-counts added to the target, a bucket on average; 0 for the paper's.", min=0)
+    ] = 1.0,
+    prior: Annotated[
+        Literal["pool", "uniform"],
+        Option(help="How pseudo-counts are distributed: as the pool is, or evenly (Laplace)."),
+    ] = "pool",
     length: Length = "mean",
     min_words: Annotated[int, Option(help="Shorter records get no score; --keep drops them.", min=0)] = 0,
     field: Annotated[str, Option("--as", metavar="NAME", help="Name of the field.")] = "dsir",
+    overwrite: Overwrite = False,
 ) -> None:
     """Score records by how much more likely their words and word pairs are in the target than in the pool.
 
-    Adds the field dsir (higher is better): the mean log ratio per n-gram, in nats. With --keep, --above or --sample, writes
+    Adds the field dsir (higher is better): the mean log ratio per n-gram, in nats. With --keep or --above, writes
     the chosen records instead of all.
 
     \b
@@ -259,20 +297,19 @@ def command(
                     dsir.names = (field,) if len(dsir.names) == 1 else tuple(f"{field}_{n}" for n in dsir.names)
                 dsir.min_words = max(dsir.min_words, min_words)
             else:
-                dsir = Dsir(ngrams, buckets, smoothing, length, min_words, names)
+                dsir = Dsir(ngrams, buckets, smoothing, prior, length, min_words, names)
                 fit_size = None if fit_on == "all" else Budget.parse(fit_on)
                 targets = [pool.open_target(t) for t in target or ()]
                 fit(dsir, targets, records, fit_size, separate, run.seed, choice.tokens)
                 if save:
                     _save(dsir, Path(save))
             if stops:
-                talk.report(records.counts, saved=save)
+                facts: dict[str, Any] = {}
             elif chosen:
-                kept = select_scored(records, dsir, dsir.names[0], chosen, sink, output.overwrite)
-                talk.report(records.counts, **kept.facts)
+                facts = select_scored(records, dsir, dsir.names[0], chosen, sink, overwrite).facts
             else:
-                without = annotate(records, dsir, sink, output.overwrite)
-                talk.report(records.counts, without_score=without)
+                facts = {"without_score": annotate(records, dsir, sink, overwrite)}
+    talk.report(records.counts, **facts, saved=save)
 
 
 def _save(model: Dsir, path: Path) -> None:

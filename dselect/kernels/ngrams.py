@@ -1,12 +1,12 @@
-"""Words of a text, hashes of their n-grams, sums over hash buckets.
+r"""Words of a text, hashes of their n-grams, sums over hash buckets.
 
-A word is a match of `\\w+|[^\\w\\s]+` on the lower-cased text, the tokens of DSIR's featurizer, for every script. Lower-casing
-is the caller's (`str.lower`, whose Σ and İ need the whole text); here UTF-8 is decoded and each code point looked up
-in a shipped table, so that the words do not change with the Python that runs.
+A word is a match of `\w+|[^\w\s]+` on the lower-cased text, the tokens of DSIR's featurizer, for every script.
+Lower-casing is the caller's (`str.lower`, whose Σ and İ need the whole text); here UTF-8 is decoded and each code point
+looked up in a shipped table, so that the words do not change with the Python that runs.
 
-A word's hash is 64-bit FNV-1a over its UTF-8 bytes, finished with a mixer; an i-gram's hash chains those of its words. The
-bucket is the lower half of the hash scaled to the number of buckets. Sums run in the order of the text, without fastmath:
-the same text gives the same float64 whatever it stands beside.
+A word's hash is 64-bit FNV-1a over its UTF-8 bytes, finished with a mixer; an n-gram's hash chains those of its words,
+the last word first. The bucket is the lower half of that hash scaled to the number of buckets. Sums run in the order of
+the text, without fastmath: the same text gives the same float64 whatever it stands beside.
 """
 
 from __future__ import annotations
@@ -63,12 +63,10 @@ def lower_bytes(texts: Sequence[str]) -> tuple[Bytes, Ints]:
 # A read-only view is what frombuffer gives; saying so spares a second compilation.
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _MIX = types.uint64(types.uint64)
-_NEXT = types.UniTuple(types.int64, 2)(
+_NEXT = types.Tuple((types.int64, types.int64))(
     _BYTES, types.int64, types.int64, types.uint8[::1], types.uint64[::1], types.int64
 )
-_COUNT = types.int64(
-    _BYTES, types.int64[::1], types.uint8[::1], types.int64, types.int64[::1]
-)
+_COUNT = types.int64(_BYTES, types.int64[::1], types.uint8[::1], types.int64, types.int64[::1])
 _SCORE = types.void(
     _BYTES, types.int64[::1], types.uint8[::1], types.int64, types.float64[:, ::1],
     types.float64[:, ::1], types.int64[::1], types.int64[::1],
@@ -184,9 +182,7 @@ def _count(data: Any, ends: Any, classes: Any, longest: Any, counts: Any) -> Any
 
 
 @njit(_SCORE, cache=True, nogil=True)
-def _score(
-    data: Any, ends: Any, classes: Any, longest: Any, weights: Any, sums: Any, grams: Any, words: Any
-) -> None:
+def _score(data: Any, ends: Any, classes: Any, longest: Any, weights: Any, sums: Any, grams: Any, words: Any) -> None:
     """Per text: Σ weights[bucket] for each column of weights, the number of n-grams, the number of words."""
     hashes = np.empty(_CHUNK + longest, np.uint64)
     buckets = np.uint64(weights.shape[0])

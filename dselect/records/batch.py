@@ -45,9 +45,7 @@ class Batch:
     def identities(self) -> Keys:
         """Return blake2b-64 of (parsed id or nothing, NUL, text) of every record: uint64 (n,)."""
         digests = b"".join(
-            hashlib.blake2b(
-                b"%b\0%b" % (_id_bytes(record.get("id")), text.encode()), digest_size=8
-            ).digest()
+            hashlib.blake2b(b"%b\0%b" % (_id_bytes(record.get("id")), text.encode()), digest_size=8).digest()
             for record, text in zip(self.records, self.texts, strict=True)
         )
         return np.frombuffer(digests, "<u8").astype(np.uint64)
@@ -59,7 +57,7 @@ class Batch:
         The checksum orders records that share id and text but differ elsewhere, in the same 8 bytes.
         """
         lines = np.fromiter(map(zlib.crc32, self.lines), np.uint64, len(self.lines))
-        return (self.identities & ~_LOW) | (lines & _LOW)
+        return np.asarray((self.identities & ~_LOW) | (lines & _LOW))
 
     @property
     def text_hashes(self) -> Keys:
@@ -78,7 +76,7 @@ class Batch:
         return [lookup(record, name) for record in self.records]
 
     def column(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Return a numeric field of every record, NaN where it is missing: float64 (n,); DselectError if it is no number."""
+        """Return a numeric field of every record, NaN where it is missing: float64 (n,); DselectError if no number."""
         values = self.values(name)
         try:
             if not any(isinstance(value, bool | str) for value in values):

@@ -131,9 +131,7 @@ def blocks(number: int, source: Source, chunks: Iterable[bytes]) -> Iterator[Blo
         cut = chunk.rfind(b"\n") + 1
         if not cut:
             if held > LONGEST_LINE:
-                raise DselectError(
-                    f"a line longer than {LONGEST_LINE >> 20} MiB", where=f"{source.name}:{first_line}"
-                )
+                raise DselectError(f"a line longer than {LONGEST_LINE >> 20} MiB", where=f"{source.name}:{first_line}")
             continue
         pending[-1] = chunk[:cut]
         data = b"".join(pending)
@@ -252,9 +250,7 @@ def _damaged(error: Exception, name: str) -> DselectError:
             where=name,
             way_out="compress it again with zstd --long=27 or less",
         )
-    return DselectError(
-        f"corrupt: {error}", where=name, way_out="copy or make the file again"
-    )
+    return DselectError(f"corrupt: {error}", where=name, way_out="copy or make the file again")
 
 
 def read_ahead(streams: Iterable[Iterator[Block]], parallel: int, depth: int = 4) -> Iterator[Block]:
@@ -279,7 +275,7 @@ def read_ahead(streams: Iterable[Iterator[Block]], parallel: int, depth: int = 4
                 if stopped.is_set():
                     return
             put(None)
-        except BaseException as error:  # raised again where the block is wanted
+        except BaseException as error:  # noqa: BLE001  raised again where the block is wanted
             put(error)
 
     def start() -> None:

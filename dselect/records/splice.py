@@ -40,16 +40,14 @@ def append(line: bytes, new: bytes) -> bytes:
 def append_all(lines: Iterable[bytes], new: Iterable[bytes]) -> list[bytes]:
     """Append to many lines; a line that simply ends in its brace, with members before it, takes the short way."""
     return [
-        line[:-1] + b"," + member + b"}"
-        if line[-1] == _BRACE and line[-2] in _VALUE_ENDS
-        else append(line, member)
+        line[:-1] + b"," + member + b"}" if line[-1] == _BRACE and line[-2] in _VALUE_ENDS else append(line, member)
         for line, member in zip(lines, new, strict=True)
     ]
 
 
 def without(line: bytes, names: Collection[str]) -> bytes:
     """Return the line with every top-level member of these names cut out, and nothing else changed."""
-    pieces = []
+    pieces: list[tuple[str, bytes]] = []
     depth, start, key = 0, 0, None
     for token in _TOKEN.finditer(line):
         mark = token.group()

@@ -56,7 +56,7 @@ class TemporaryFile:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     # between the opening and the lock another run may have renamed the file away
-                    if os.path.samestat(os.fstat(descriptor), os.stat(self.temporary)):
+                    if os.path.samestat(os.fstat(descriptor), self.temporary.stat()):
                         os.ftruncate(descriptor, 0)
                         return os.fdopen(descriptor, "wb", buffering=0)
                 except BlockingIOError:
@@ -74,7 +74,7 @@ class TemporaryFile:
         """Give the finished file its final name."""
         try:
             os.fsync(self.file.fileno())
-            os.replace(self.temporary, self.path)  # the lock goes with the closing, after the rename
+            self.temporary.replace(self.path)  # the lock goes with the closing, after the rename
             self.file.close()
             folder = os.open(self.path.parent, os.O_RDONLY)
             try:
@@ -87,7 +87,7 @@ class TemporaryFile:
     def discard(self) -> None:
         """Remove what was written."""
         with suppress(OSError):
-            os.unlink(self.temporary)
+            self.temporary.unlink()
         self.file.close()
 
 
@@ -324,7 +324,7 @@ def _zstd_frame(frame: bytes) -> bytes:
 
 
 def _is_special(path: Path) -> bool:
-    """A pipe or device that exists already: written to as it is, never renamed over."""
+    """Tell whether this is a pipe or device: written to as it is, never renamed over."""
     try:
         mode = path.stat().st_mode
     except OSError:

@@ -1,0 +1,38 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both build .venv first.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -e -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The CPU build of this version comes before anything that depends on torch, or several GB of CUDA come along.
+TORCH := torch==2.13.0
+
+.PHONY: demo test lint docs neural clean
+demo: $(VENV)/installed
+	$(BIN)/python docs/demo.py
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Write each command's --help into its page; the tests check that this was done.
+docs: $(VENV)/installed
+	$(BIN)/python docs/generate.py
+
+neural: $(VENV)/installed
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable '.[neural]'
+
+$(VENV)/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,336 @@
+"""What goes wrong is said in one line, and leaves nothing half done behind."""
+
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from tests.conftest import DSELECT, lines, make_pool, make_target, read_bytes, read_records, write_records
+
+
+def left_behind(folder):
+    return sorted(path.name for path in folder.rglob(".*.tmp"))
+
+
+BAD = {
+    b'{"text": "a"': "not JSON",
+    b"[1, 2]": "not a JSON object but a list",
+    b'"text"': "not a JSON object but a string",
+    b'{"id": 1}': 'no text in the field "text"',
+    b'{"text": null}': 'no text in the field "text"',
+    b'{"text": 5}': "a number, not a text",
+    b'{"text": "\xff"}': "not UTF-8",
+    b'{"text": "a", "x": NaN}': "not JSON",
+    b'{"text": "\\ud800"}': "not JSON",
+    b'{"text": "a", "x": ' + b"[" * 2000 + b"]" * 2000 + b"}": "not JSON",
+}
+
+
+@pytest.mark.parametrize("line", BAD, ids=lambda line: str(line[:20]))
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_bad_line_stops_the_run_with_file_and_line(line, jobs, dselect, target, tmp_path):
+    (tmp_path / "bad.jsonl").write_bytes(lines(make_pool(3)) + b"\n" + line + b"\n" + lines(make_pool(2)))
+    failed = dselect("dsir", "bad.jsonl", "--target", target, "-o", "out.jsonl", "-j", jobs, status=1)
+    assert failed.stderr.startswith("dselect: bad.jsonl:5: ")
+    assert BAD[line] in failed.stderr
+    assert failed.stderr.count("\n") == 1
+    assert not (tmp_path / "out.jsonl").exists()
+    assert left_behind(tmp_path) == []
+
+
+def test_bad_lines_may_be_set_aside_and_are_counted(dselect, target, tmp_path):
+    good = lines(make_pool(10))
+    (tmp_path / "bad.jsonl").write_bytes(good + b"\n".join(BAD) + b"\n\n \r\n" + good)
+    run = dselect(
+        *["dsir", "bad.jsonl", "--target", target, "-o", "out.jsonl", "--bad-lines", "skip"],
+        *["--rejects", "rejects.jsonl", "--json-summary"],
+    )
+    assert run.summary["bad_lines"] == len(BAD)
+    assert run.summary["blank_lines"] == 2
+    assert run.summary["documents"] == len(read_records(tmp_path / "out.jsonl")) == 20
+    assert (tmp_path / "rejects.jsonl").read_bytes() == b"\n".join(BAD) + b"\n"
+    kept = dselect("dsir", "bad.jsonl", "--target", target, "--keep", 20, "--bad-lines", "skip").stdout
+    assert kept == (tmp_path / "out.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "status"), [("skip:1", 1), ("skip:2", 0), ("skip:10%", 1), ("skip:20%", 0), ("many", 2)]
+)
+def test_a_tolerance_is_a_number_or_a_share_of_lines(tolerance, status, dselect, target, tmp_path):
+    (tmp_path / "bad.jsonl").write_bytes(lines(make_pool(8)) + b"x\ny\n")
+    dselect("dsir", "bad.jsonl", "--target", target, "-o", "out.jsonl", "--bad-lines", tolerance, status=status)
+    assert (tmp_path / "out.jsonl").exists() == (status == 0)
+
+
+@pytest.mark.parametrize("compress", [zstandard.compress, gzip.compress], ids=["zst", "gz"])
+def test_a_stream_cut_at_any_twentieth_stops_the_run(compress, dselect, target, tmp_path):
+    whole = compress(lines(make_pool(500)))
+    suffix = "zst" if compress is zstandard.compress else "gz"
+    dselect("dsir", target, "--target", target, "--save", "model")
+    for twentieth in range(20):
+        (tmp_path / f"cut.jsonl.{suffix}").write_bytes(whole[: len(whole) * twentieth // 20])
+        failed = dselect(
+            "dsir", f"cut.jsonl.{suffix}", "--model", "model", "-o", "out.jsonl", "--bad-lines", "skip", status=1
+        )
+        assert "truncated" in failed.stderr
+        assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_failed_command_poisons_its_pipe_and_the_next_one_refuses_it(dselect, target, tmp_path):
+    (tmp_path / "bad.jsonl").write_bytes(lines(make_pool(3)) + b"{")
+    failed = dselect("dsir", "bad.jsonl", "--target", target, status=1)
+    assert failed.stdout.endswith(b'{"dselect_failed": true')
+    for skip in ([], ["--bad-lines", "skip"]):
+        refused = dselect("select", "--keep", 2, *skip, "-o", "out.jsonl", stdin=failed.stdout, status=1)
+        assert "before this one in the pipe failed" in refused.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_killed_upstream_leaves_no_output_file_downstream(target, tmp_path):
+    write_records(tmp_path / "pool.jsonl", make_pool(200))
+    os.mkfifo(tmp_path / "slow")
+    first = subprocess.Popen(
+        [*DSELECT, "dsir", "pool.jsonl", "slow", "--target", str(target)],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    second = subprocess.Popen(
+        [*DSELECT, "select", "--by", "dsir", "--keep", "3", "-o", "out.jsonl"],
+        cwd=tmp_path, stdin=first.stdout, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    first.stdout.close()
+    with open(tmp_path / "slow", "wb") as slow:
+        slow.write(lines(make_pool(2)))
+        slow.flush()
+        time.sleep(1)
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(30) == 143
+    assert second.wait(30) == 1
+    assert "failed" in second.stderr.read().decode()
+    second.stderr.close()
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_closed_pipe_is_a_quiet_success(target, tmp_path):
+    write_records(tmp_path / "pool.jsonl", make_pool(20_000))
+    script = (
+        f"{sys.executable} -m dselect dsir pool.jsonl --target {target} -q | head -n 1 | wc -l; echo ${{PIPESTATUS[@]}}"
+    )
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["1", "0 0 0"]
+    assert done.stderr == ""
+
+
+def children(pid):
+    """Return every process below this one."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            child = int(path.parent.name)
+            found += [child, *children(child)]
+    return found
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+@pytest.fixture
+def endless(tmp_path, dselect, target):
+    """Start a run with two workers over a pool that does not end: (process, its folder)."""
+    dselect("dsir", target, "--target", target, "--save", "model")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    process = subprocess.Popen(
+        [*DSELECT, "dsir", "pipe.jsonl", "--model", "model", "-o", "out/", "-j", "2"],
+        cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    feeder = subprocess.Popen([sys.executable, "-c", FEED, str(tmp_path / "pipe.jsonl")], stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(children(process.pid)) >= 4)  # fork server, resource tracker, two workers
+    wait_for(lambda: left_behind(tmp_path))
+    yield process, tmp_path
+    process.kill()
+    process.stderr.close()
+    feeder.kill()
+    feeder.wait()
+    process.wait()
+
+
+FEED = r"""
+import sys
+line = b'{"text": "' + b"garlic and onions " * 500 + b'"}\n'
+with open(sys.argv[1], "wb", buffering=0) as pipe:
+    while True:
+        pipe.write(line * 20)
+"""
+
+
+def test_a_worker_that_dies_ends_the_run_with_a_clear_error(endless):
+    process, folder = endless
+    workers = children(process.pid)
+    os.kill(max(workers), signal.SIGKILL)
+    assert process.wait(30) == 1
+    assert "a worker process died (killed by SIGKILL)" in process.stderr.read().decode()
+    wait_for(lambda: not any(map(alive, workers)))
+    assert left_behind(folder) == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_leaves_no_process_and_no_partial_file(number, status, endless):
+    process, folder = endless
+    workers = children(process.pid)
+    os.killpg(process.pid, number)  # as Ctrl-C does: the whole group
+    assert process.wait(30) == status
+    assert process.stderr.read().decode().count("\n") == 1
+    wait_for(lambda: not any(map(alive, workers)))
+    assert left_behind(folder) == []
+    assert list(folder.glob("out/*")) == []
+
+
+def test_a_run_killed_outright_leaves_no_process_and_nothing_under_the_final_name(endless, dselect, target):
+    process, folder = endless
+    workers = children(process.pid)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(map(alive, workers)))
+    assert [path.name for path in (folder / "out").iterdir()] == [".pipe.jsonl.tmp"]
+    dselect("dsir", write_records(folder / "new" / "pipe.jsonl", make_pool(3)), "--model", "model", "-o", "out/")
+    assert [path.name for path in (folder / "out").iterdir()] == ["pipe.jsonl"]  # the stale one was used again
+
+
+def test_a_second_writer_of_one_output_is_refused(endless, dselect, target):
+    _, folder = endless
+    other = write_records(folder / "other" / "pipe.jsonl", make_pool(3))
+    assert "another dselect is writing" in dselect("dsir", other, "--model", "model", "-o", "out/", status=1).stderr
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(dselect, target, tmp_path):
+    write_records(tmp_path / "pool.jsonl", make_pool(5))
+    failed = dselect("dsir", "pool.jsonl", "--target", target, "-o", "/dev/full", status=1)
+    assert "No space left on device" in failed.stderr
+    script = f"ulimit -f 40; trap '' XFSZ; {sys.executable} -m dselect select big.jsonl --keep 100% -o out.jsonl"
+    write_records(tmp_path / "big.jsonl", make_pool(3000))
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "cannot write" in done.stderr
+    assert left_behind(tmp_path) == []
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_an_output_that_fails_leaves_the_old_one_as_it_was(dselect, target, tmp_path):
+    old = write_records(tmp_path / "out.jsonl", [{"text": "old"}]).read_bytes()
+    (tmp_path / "bad.jsonl").write_bytes(lines(make_pool(3)) + b"{")
+    dselect("dsir", "bad.jsonl", "--target", target, "-o", "out.jsonl", status=1)
+    assert (tmp_path / "out.jsonl").read_bytes() == old
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["dsir", "nowhere.jsonl", "--target", "target.jsonl.zst"], 1),
+        (["dsir", "pool.jsonl.zst", "--target", "nowhere.jsonl"], 1),
+        (["dsir", "pool.jsonl.zst", "--model", "target.jsonl.zst"], 1),
+        (["dsir", "pool.jsonl.zst", "--model", "nowhere"], 1),
+        (["dsir", "pool.jsonl.zst"], 2),
+        (["dsir", "pool.jsonl.zst", "--target", "target.jsonl.zst", "--keep", "lots"], 2),
+        (["dsir", "pool.jsonl.zst", "--target", "target.jsonl.zst", "--ngrams", "0"], 2),
+        (["dsir", "pool.jsonl.zst", "--target", "target.jsonl.zst", "-o", "pool.jsonl.zst/x"], 1),
+        (["select", "pool.jsonl.zst"], 2),
+        (["select", "pool.jsonl.zst", "--by", "nothing", "--keep", "1"], 1),
+        (["select", "pool.jsonl.zst", "--by", "text", "--keep", "1"], 1),
+        (["select", "--nonsense"], 2),
+        (["select", ".", "--keep", "1", "--files-from", "nowhere"], 1),
+    ],
+)
+def test_every_mistake_is_one_line_with_its_exit_code(arguments, status, dselect, pool, target):
+    failed = dselect(*arguments, status=status)
+    assert failed.stderr.strip()
+    if status == 1:
+        assert failed.stderr.count("\n") == 1
+        assert failed.stderr.startswith("dselect: ")
+
+
+def test_an_internal_error_shows_no_traceback_unless_asked(tmp_path):
+    code = (
+        "import sys, dselect.pool as p\n"
+        "p.parse = lambda *_: 1 / 0\n"
+        "from dselect.cli import main\n"
+        "sys.argv = ['dselect', 'select', 'x.jsonl', '--keep', '1', '-j', '1']\n"
+        "main()"
+    )
+    write_records(tmp_path / "x.jsonl", make_pool(1))
+    for debug in ("", "1"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "DSELECT_DEBUG": debug},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 70
+        assert ("Traceback" in done.stderr) == bool(debug)
+        assert "internal error: ZeroDivisionError" in done.stderr
+
+
+def test_a_stream_is_read_once_and_kept_for_the_second_pass(dselect, target, tmp_path):
+    (tmp_path / "spool").mkdir()
+    pool = lines(make_pool(50))
+    whole = dselect("dsir", "--target", target, "--tmp", tmp_path / "spool", stdin=zstandard.compress(pool)).stdout
+    assert whole.count(b"\n") == 50
+    assert list((tmp_path / "spool").iterdir()) == []
+    assert "--tmp" in dselect("dsir", "--target", target, "--tmp", "nowhere", stdin=pool, status=1).stderr
+
+
+def test_process_substitution_is_read_like_a_file(target, tmp_path, pool):
+    script = f"{sys.executable} -m dselect dsir <(zstdcat {pool}) --target <(zstdcat {target}) --keep 5 -q"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, check=True)
+    whole = subprocess.run(
+        [*DSELECT, "dsir", pool, "--target", target, "--keep", "5", "-q"], capture_output=True, check=True
+    )
+    assert done.stdout == whole.stdout
+    assert done.stdout.count(b"\n") == 5
+
+
+def test_talk_goes_to_stderr_and_quiet_means_quiet(dselect, pool, target):
+    run = dselect("dsir", pool, "--target", target, "-q")
+    assert run.stderr == ""
+    assert all(line.startswith(b"{") for line in run.stdout.splitlines())
+    assert dselect("dsir", pool, "--target", target, "-o", "out.jsonl").stdout == b""
+
+
+def test_gzip_in_and_out(dselect, target, tmp_path):
+    (tmp_path / "pool.jsonl.gz").write_bytes(gzip.compress(lines(make_pool(30))))
+    dselect("dsir", "pool.jsonl.gz", "--target", target, "-o", "out.jsonl.gz")
+    out = gzip.decompress((tmp_path / "out.jsonl.gz").read_bytes())
+    assert out == dselect("dsir", "pool.jsonl.gz", "--target", target).stdout
+
+
+def test_limit_reads_the_first_lines_only(dselect, target, pool):
+    whole = read_bytes(pool).split(b"\n")[:7]
+    kept = dselect("select", pool, "--keep", "100%", "--limit", 7).stdout
+    assert kept.split(b"\n")[:-1] == whole
+
+
+def test_a_list_of_files_is_read_from_a_file(dselect, tmp_path):
+    for name in ("a b.jsonl", "ü.jsonl"):
+        write_records(tmp_path / name, make_pool(2, seed=len(name)))
+    (tmp_path / "list").write_text("a b.jsonl\nü.jsonl\n", "utf-8")
+    assert len(dselect("select", "--files-from", "list", "--keep", "100%").records) == 4
+    assert make_target(1)[0]["id"] == "t0"
