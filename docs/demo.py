@@ -10,9 +10,12 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import textwrap
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,22 +23,21 @@ from typing import Any
 import numpy as np
 import orjson
 
-from dselect.console import size, table
+from dselect.console import table
 from dselect.records.reading import chunks, discover
 
 FOLDER = Path("build/demo")
 MOST = 600_000  # characters of a domain: the demo stays quick
-KEEP = "5%B"
+STANDARD_LIBRARY, NUMPY = Path(sysconfig.get_path("stdlib")), Path(np.__file__).parent
 
 Texts = Iterable[tuple[str, str]]  # (name, text)
 Records = list[dict[str, Any]]
 
 
-def files(module: str, pattern: str) -> Texts:
-    """Yield the files beside a module and below, in a random order that is always the same."""
-    root = Path(importlib.import_module(module).__file__ or "").parent
+def files(root: Path, pattern: str) -> Texts:
+    """Yield the files below a folder, in a random order that is always the same."""
     paths = sorted(path for path in root.rglob(pattern) if "site-packages" not in path.relative_to(root).parts)
-    random.Random(0).shuffle(paths)
+    random.Random(0).shuffle(paths)  # noqa: S311  an order, not a secret
     return ((path.relative_to(root).as_posix(), path.read_text("utf-8", errors="ignore")) for path in paths)
 
 
@@ -52,25 +54,23 @@ def reference() -> Texts:
 
 def docstrings() -> Texts:
     """Yield what the modules of numpy say about themselves, their classes and functions."""
-    for name, code in files("numpy", "*.py"):
+    for name, code in files(NUMPY, "*.py"):
         nodes = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
         yield name, "\n\n".join(filter(None, map(ast.get_docstring, nodes)))
 
 
 def licences() -> Texts:
     """Yield the licences of the installed packages, each text once."""
-    seen = set()
+    found = {}
     for path in (path for package in metadata.distributions() for path in package.files or ()):
         if re.match("licen[cs]e|copying|notice", path.name, re.IGNORECASE) and Path(path.locate()).is_file():
-            text = Path(path.locate()).read_text("utf-8", errors="ignore")
-            if text not in seen:
-                yield path.as_posix(), text
-            seen.add(text)
+            found[Path(path.locate()).read_text("utf-8", errors="ignore")] = path.as_posix()
+    return ((name, text) for text, name in found.items())
 
 
 def descriptions() -> Texts:
     """Yield what the installed packages say about themselves."""
-    return ((package.name, str(package.metadata.get_payload())) for package in metadata.distributions())
+    return ((package.name, str(package.metadata.json.get("description", ""))) for package in metadata.distributions())
 
 
 def characters() -> Texts:
@@ -80,53 +80,61 @@ def characters() -> Texts:
         yield f"{block:05x}", "\n".join(filter(None, names))
 
 
-# The first of these that is there is the target: some distributions of Python leave parts out.
+# The first of these with enough texts is the target: some distributions of Python leave parts out.
 DOMAINS: dict[str, tuple[str, Callable[[], Texts]]] = {
     "reference": ("topics of the Python language reference, as help() shows them", reference),
     "licences": ("licences of packages", licences),
     "docstrings": ("docstrings of numpy", docstrings),
     "descriptions": ("descriptions of packages", descriptions),
-    "code": ("Python code of the standard library", lambda: files("ast", "*.py")),
-    "headers": ("C headers of numpy", lambda: files("numpy", "*.h")),
-    "stubs": ("type stubs of numpy", lambda: files("numpy", "*.pyi")),
+    "code": ("Python code of the standard library", lambda: files(STANDARD_LIBRARY, "*.py")),
+    "headers": ("C headers of numpy", lambda: files(NUMPY, "*.h")),
+    "stubs": ("type stubs of numpy", lambda: files(NUMPY, "*.pyi")),
     "characters": ("names of Unicode characters", characters),
 }
 
 
-def lay_out() -> tuple[str, int]:
-    """Write text/DOMAIN/…, target/… and test/…; return the target's domain and how many domains there are."""
+def some(source: Callable[[], Texts]) -> list[tuple[str, str]]:
+    """Return the first texts of a source; none where this installation lacks it."""
+    texts: list[tuple[str, str]] = []
+    with suppress(ImportError, OSError, SyntaxError):
+        for name, text in source():
+            if sum(len(text) for _, text in texts) > MOST:
+                break
+            if text.strip():
+                texts.append((name, text))
+    return texts
+
+
+def lay_out() -> str:
+    """Write text/DOMAIN/…, target/… and test/…; return the domain that the target is of."""
+    found = {domain: texts for domain, (_, source) in DOMAINS.items() if (texts := some(source))}
+    wanted = next((domain for domain, texts in found.items() if len(texts) >= 20), "")
+    if not wanted or len(found) < 3:
+        sys.exit("demo: this Python installation holds too little text")
     shutil.rmtree(FOLDER, ignore_errors=True)
-    wanted = ""
-    for domain, (_, source) in DOMAINS.items():
-        written = 0
-        try:
-            texts = [(name, text) for name, text in source() if text.strip()]
-        except (ImportError, OSError, SyntaxError):
-            continue
-        wanted = wanted or (domain if len(texts) >= 20 else "")
+    for domain, texts in found.items():
         for number, (name, text) in enumerate(texts):
             held_out = {0: "target", 1: "test"}.get(number % 4) if domain == wanted else None
-            path = FOLDER / (held_out or f"text/{domain}") / f"{name.replace('/', '.')}.txt"
+            path = FOLDER / (held_out or f"text/{domain}") / name.replace("/", ".").strip(".")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")
-            written += len(text)
-            if written > MOST:
-                break
-    found = len(list((FOLDER / "text").iterdir()))
-    if not wanted or found < 3:
-        sys.exit("demo: this Python installation holds too little text")
-    return wanted, found
+    return wanted
 
 
-def dselect(*arguments: str) -> None:
-    """Show a command and run it in the demo's folder."""
-    print("$ dselect", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "dselect", *arguments], cwd=FOLDER, check=True)
+def dselect(command: str) -> None:
+    """Show a command, run it in the demo's folder, show what it says."""
+    print("$ dselect", command)
+    program = (sys.executable, "-m", "dselect", *command.split())
+    done = subprocess.run(program, cwd=FOLDER, stderr=subprocess.PIPE, text=True, check=False)
+    print(textwrap.fill(done.stderr, 98, initial_indent="  ", subsequent_indent="    "), flush=True)
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 def read(name: str) -> Records:
     """Return the records of a file."""
-    return [orjson.loads(line) for line in b"".join(chunks(discover([str(FOLDER / name)])[0])).splitlines()]
+    source = discover([str(FOLDER / f"{name}.jsonl.zst")])[0]
+    return [orjson.loads(line) for line in b"".join(chunks(source)).splitlines()]
 
 
 def shares(records: Records) -> dict[str, float]:
@@ -134,14 +142,7 @@ def shares(records: Records) -> dict[str, float]:
     sizes: Counter[str] = Counter()
     for record in records:
         sizes[record["source"]] += len(record["text"].encode())
-    return {source: count / sizes.total() for source, count in sizes.items()}
-
-
-def bits_per_word(training: Records, test: Records, distinct: int) -> float:
-    """Return the cross-entropy of a test text under the simplest language model: counts of single words, add one."""
-    seen, wanted = count_words(training), count_words(test)
-    total = seen.total() + distinct
-    return sum(count * math.log2(total / (seen[word] + 1)) for word, count in wanted.items()) / wanted.total()
+    return {source: size / sizes.total() for source, size in sizes.items()}
 
 
 def count_words(records: Records) -> Counter[str]:
@@ -149,35 +150,51 @@ def count_words(records: Records) -> Counter[str]:
     return Counter(word for record in records for word in re.findall(r"\w+", record["text"].lower()))
 
 
-def show_domains(wanted: str) -> None:
-    """Print what the pool, the selection and a random selection consist of, and what that says."""
-    pool, picked, drawn = (shares(read(f"{name}.jsonl.zst")) for name in ("pool", "picked", "random"))
-    rows = [
-        [f"{domain}: {DOMAINS[domain][0]}", *(f"{100 * found.get(domain, 0):.1f}%" for found in (pool, picked, drawn))]
-        for domain in sorted(pool, key=lambda domain: -picked.get(domain, 0))
-    ]
-    print(table("", ["share of the bytes", "pool", "picked", "random"], rows))
-    ...
+def bits_per_word(training: Counter[str], test: Counter[str], distinct: int) -> float:
+    """Return the cross-entropy of a test text under the simplest language model: counts of single words, add one."""
+    total = training.total() + distinct
+    return sum(count * math.log2(total / (training[word] + 1)) for word, count in test.items()) / test.total()
+
+
+def show_ranking(scored: Records, kept: int) -> None:
+    """Print how the scores of the pool are spread, and texts from all along the ranking."""
+    best_first = sorted(scored, key=lambda record: -record["dsir"])
+    low, tenth, half, ninety, high = np.quantile([record["dsir"] for record in scored], [0, 0.1, 0.5, 0.9, 1])
+    spread = f"min {low:.2f}, 10% {tenth:.2f}, median {half:.2f}, 90% {ninety:.2f}, max {high:.2f}"
+    print(f"\nScores in the pool: {spread}; lowest picked {best_first[kept - 1]['dsir']:.2f}")
+    places = {"best": 0, "second": 1, "last picked": kept - 1, "first left out": kept, "median": len(scored) // 2}
+    for place, position in places.items():
+        record = best_first[position]
+        name = re.sub(r"(.{16}).+(.{17})", r"\1…\2", record["id"])
+        print(f"  {place:14}  {record['dsir']:5.2f}  {name:34}  {' '.join(record['text'].split())[:38].rstrip()}")
 
 
 def main() -> None:
     """Make the files, run the commands, show what came out."""
-    wanted, domains = lay_out()
-    what = DOMAINS[wanted][0]
-    print(f"A pool of {domains} kinds of text that this Python installation holds, and a target: {what}.")
-    print(f"A quarter of these is the target, a quarter is kept for the test below, half hides in the pool as {wanted}.\n")
-    print(f"$ cd {FOLDER}")
-    dselect("corpus", "text", "--split", "4000", "-o", "pool.jsonl.zst")
-    dselect("corpus", "target", "--split", "4000", "-o", "target.jsonl.zst")
-    dselect("dsir", "pool.jsonl.zst", "--target", "target.jsonl.zst", "--keep", KEEP, "-o", "picked.jsonl.zst")
-    dselect("select", "pool.jsonl.zst", "--keep", KEEP, "--seed", "1", "-o", "random.jsonl.zst")
-    dselect("dsir", "pool.jsonl.zst", "--target", "target.jsonl.zst", "-o", "scored.jsonl.zst")
-    dselect("corpus", "test", "--split", "4000", "-o", "test.jsonl.zst")
-    print()
-    show_domains(wanted)
-    test, picked, drawn = read("test.jsonl.zst"), read("picked.jsonl.zst"), read("random.jsonl.zst")
-    distinct = len(count_words(read("pool.jsonl.zst") + test))
-    print(bits_per_word(picked, test, distinct), bits_per_word(drawn, test, distinct))
+    wanted = lay_out()
+    print("The pool is text of many kinds that this Python installation holds.")
+    print(f"The target: {DOMAINS[wanted][0]}.")
+    print("A quarter of them is given as the target, a quarter is kept for a test, half is in the pool.")
+    print(f"\n$ cd {FOLDER}")
+    for name in ("text -o pool", "target -o target", "test -o test"):
+        dselect(f"corpus --split 2000 {name}.jsonl.zst")
+    dselect("dsir pool.jsonl.zst --target target.jsonl.zst --keep 4%B -o picked.jsonl.zst")
+    dselect("select pool.jsonl.zst --keep 4%B --seed 1 -o random.jsonl.zst")
+    dselect("dsir pool.jsonl.zst --target target.jsonl.zst -o scored.jsonl.zst")
+    pool, picked, chance, test = map(read, ("pool", "picked", "random", "test"))
+    columns = [shares(records) for records in (pool, picked, chance)]
+    domains = sorted(columns[0], key=lambda domain: -columns[1].get(domain, 0))
+    rows = [[f"{d}: {DOMAINS[d][0]}", *(f"{column.get(d, 0):.1%}" for column in columns)] for d in domains]
+    print("", table("", ["share of the bytes", "pool", "picked", "random"], rows), sep="\n")
+    show_ranking(read("scored"), len(picked))
+    before, after, drawn = (f"{column.get(wanted, 0):.1%}" for column in columns)
+    print(f"\nThe target's kind is {before} of the pool, {after} of what dsir picked, {drawn} of a random draw.")
+    words = count_words(test)
+    distinct = len(count_words(pool) | words)
+    good, plain = (bits_per_word(count_words(records), words, distinct) for records in (picked, chance))
+    print("A test that does not use the score: a model of single words, fitted on what dsir picked, needs")
+    print(f"{good:.2f} bits a word for the quarter that was kept; fitted on the random draw, {plain:.2f}.")
+    print(f"The selection is {FOLDER}/picked.jsonl.zst.")
 
 
 if __name__ == "__main__":

@@ -46,12 +46,13 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 class Dsir:
     """Importance weights by hashed n-grams (Xie et al. 2023, section 3).
 
-    With p the bucket frequencies, δ_b = ln(p_target(b) + 1e-8) - ln(p_pool(b) + 1e-8). The target is smoothed by α B
-    pseudo-counts, distributed uniformly (Laplace: α a bucket) or as the pool is; in the latter case the pool's own
-    frequencies are add-one smoothed, so that a bucket seen in neither has δ = ln(αB / (T + αB)), never a bonus. The
-    published weight of a text is the sum of δ over its m n-grams. `length="mean"` gives (Σδ + 30 μ) / (m + 30), μ = Σ_b p_pool(b) δ_b
-    the mean of the pool: nats per n-gram; a text without words gets μ. Columns of `log_ratio_` are targets: float64
-    (buckets, targets).
+    With p the bucket frequencies, δ_b = ln(p_target(b) + 1e-8) - ln(p_pool(b) + 1e-8). The published weight of a text
+    is the sum of δ over its m n-grams; `length="mean"` gives (Σδ + 30 μ) / (m + 30), μ = Σ_b p_pool(b) δ_b the mean of
+    the pool: nats per n-gram; a text without words gets μ.
+
+    The target's T n-grams are smoothed by α B pseudo-counts, distributed evenly (Laplace) or as the pool is. In the
+    latter case the pool's frequencies are add-one smoothed, so that a bucket seen in neither has δ = ln(αB / (T + αB)),
+    never a bonus. Columns of `log_ratio_` are targets: float64 (buckets, targets).
     """
 
     def __init__(
