@@ -65,9 +65,11 @@ def choose(scores: Floats, columns: Mapping[str, Any], choice: Choice, eligible:
     at = np.arange(len(tie)) if eligible is None else np.flatnonzero(eligible)
     if choice.above is not None:
         at = at[selection.above(scores[at], choice.above)]
-    if choice.unique:
-        at = at[selection.unique(columns["text"][at], scores[at], tie=tie[at])]
     facts: dict[str, Any] = {}
+    if choice.unique:
+        firsts = selection.unique(columns["text"][at], scores[at], tie=tie[at])
+        facts["duplicates"] = len(at) - len(firsts)
+        at = at[firsts]
     if choice.keep is not None:
         budget = choice.keep.resolve(int(sizes.sum(dtype=np.int64)))
         keys = scores[at]
@@ -82,7 +84,7 @@ def choose(scores: Floats, columns: Mapping[str, Any], choice: Choice, eligible:
             kept = selection.top(keys, sizes[at], budget, tie=tie[at])
         too_large = int((sizes[at] > budget).sum()) if budget else 0
         at = at[kept]
-        facts = {
+        facts |= {
             "unit": choice.keep.unit,
             "asked": budget,
             "achieved": int(sizes[at].sum(dtype=np.int64)),

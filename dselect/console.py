@@ -131,8 +131,11 @@ def size(number: float) -> str:
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as aligned text: the first column to the left, numbers to the right."""
-    cells = [list(header), *map(list, rows)]
+    """Return rows as aligned text: the first column to the left, numbers to the right.
+
+    Cells may come from anyone's records: what could move a terminal's cursor is replaced, and long ones are cut.
+    """
+    cells = [[_shown(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = [title] if title else []
     for row in cells:
@@ -141,3 +144,8 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     if rows:
         lines.insert(len(lines) - len(rows), "-" * max(map(len, lines)))
     return "\n".join(lines)
+
+
+def _shown(cell: str) -> str:
+    cell = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell[:200])
+    return cell if len(cell) <= 60 else f"{cell[:59]}…"
