@@ -41,9 +41,17 @@ class RunOptions:
     """How to run, and how much to say."""
 
     jobs: Annotated[
-        int, Option("--jobs", "-j", min=0, help="Processes; 0 for every CPU this process may use.", show_default=False)
+        int,
+        Option(
+            "--jobs",
+            "-j",
+            metavar="N",
+            min=0,
+            help="Processes; 0 for every CPU this process may use.",
+            show_default=False,
+        ),
     ] = 0
-    seed: Annotated[int, Option(help="Seed of every random draw.")] = 0
+    seed: Annotated[int, Option(metavar="N", help="Seed of every random draw.")] = 0
     quiet: Annotated[bool, Option("--quiet", "-q", help="Say nothing but errors.")] = False
     json_summary: Annotated[bool, Option("--json-summary", help="Make the last line on stderr JSON.")] = False
 
@@ -139,7 +147,9 @@ class ChoiceOptions:
     sample: Annotated[
         bool, Option("--sample", help="Draw the budget at random, likelier the better, instead of the best.")
     ] = False
-    temperature: Annotated[float, Option(help="Of --sample: 0 is the best, larger is more uniform.", min=0)] = 1.0
+    temperature: Annotated[
+        float, Option(metavar="T", help="Of --sample: 0 is the best, larger is more uniform.", min=0)
+    ] = 1.0
     scale: Annotated[
         Literal["zscore", "none"], Option(help="Of --sample: z-scored scores, or as they are (the papers').")
     ] = "zscore"

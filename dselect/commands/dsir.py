@@ -253,17 +253,18 @@ def command(
     fit_on: Annotated[
         str, Option(metavar="all|SIZE", help="What of the pool to fit on: a seeded sample of this size.")
     ] = "all",
-    ngrams: Annotated[int, Option(help="Longest n-gram.", min=1, max=64)] = 2,
-    buckets: Annotated[int, Option(help="Hash buckets.", min=1, max=2**32 - 1)] = 10_000,
+    ngrams: Annotated[int, Option(metavar="N", help="Longest n-gram.", min=1, max=64)] = 2,
+    buckets: Annotated[int, Option(metavar="N", help="Hash buckets.", min=1, max=2**32 - 1)] = 10_000,
     smoothing: Annotated[
-        float, Option(help="Pseudo-counts added to the target, a bucket on average; 0 for the paper's.", min=0)
+        float,
+        Option(metavar="X", help="Pseudo-counts added to the target, a bucket on average; 0 for the paper's.", min=0),
     ] = 1.0,
     prior: Annotated[
         Literal["pool", "uniform"],
         Option(help="How pseudo-counts are distributed: as the pool is, or evenly (Laplace)."),
     ] = "pool",
     length: Length = "mean",
-    min_words: Annotated[int, Option(help="Shorter records get no score; --keep drops them.", min=0)] = 0,
+    min_words: Annotated[int, Option(metavar="N", help="Shorter records get no score; --keep drops them.", min=0)] = 0,
     field: Annotated[str, Option("--as", metavar="NAME", help="Name of the field.")] = "dsir",
     overwrite: Overwrite = False,
 ) -> None:
