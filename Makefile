@@ -9,12 +9,16 @@ BIN := $(VENV)/bin
 # The CPU build of this version comes before anything that depends on torch, or several GB of CUDA come along.
 TORCH := torch==2.13.0
 
-.PHONY: demo test lint docs neural clean
+.PHONY: demo test test-all lint docs neural clean
 demo: $(VENV)/installed
 	$(BIN)/python docs/demo.py
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+# The long form: 50 runs killed at random moments.
+test-all: $(VENV)/installed
+	DSELECT_KILLS=50 $(BIN)/python -m pytest
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

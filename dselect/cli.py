@@ -48,7 +48,7 @@ class Commands(TyperGroup):
 
         module = import_module(f"dselect.commands.{cmd_name.replace('-', '_')}")
         app = typer.Typer(rich_markup_mode=None, add_completion=False)
-        app.command(cmd_name)(expand(module.command))
+        app.command(cmd_name)(expand(cmd_name, module.command))
         return typer.main.get_command(app)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

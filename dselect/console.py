@@ -10,13 +10,15 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from dselect.pool import Counts
+from dselect.records.manifest import Ledger
 
 
 class Quietness(Protocol):
-    """The options that say how much to say."""
+    """The options that say how much to say, and where the books are kept."""
 
     quiet: bool
     json_summary: bool
+    ledger: Ledger
 
 
 class Run:
@@ -69,22 +71,32 @@ class Run:
             self._bar = None
 
     def report(self, counts: Counts, **facts: Any) -> None:
-        """Print the summary line, or with --json-summary one JSON object."""
+        """Write the manifest; print the summary line, or with --json-summary one JSON object."""
         self.stop()
         seconds = time.monotonic() - self._began
+        summary = {
+            "command": self.command,
+            "documents": counts.documents,
+            "bytes": counts.bytes,
+            "blank_lines": counts.blank,
+            "bad_lines": counts.bad,
+            **facts,
+            "shards_done_before": len(self.options.ledger.done),
+            "seconds": round(seconds, 3),
+        }
+        self.options.ledger.finish(summary)
         if self.options.json_summary:
-            summary = {
-                "command": self.command,
-                "documents": counts.documents,
-                "bytes": counts.bytes,
-                "blank_lines": counts.blank,
-                "bad_lines": counts.bad,
-                **facts,
-                "seconds": round(seconds, 3),
-            }
             print(json.dumps(summary), file=sys.stderr)
         elif not self.options.quiet:
-            print(f"dselect {self.command}: {_sentence(counts, facts, seconds)}", file=sys.stderr)
+            print(f"dselect {self.command}: {_sentence(counts, summary, seconds)}", file=sys.stderr)
+
+
+def say_up_to_date(command: str, options: Quietness, output: str, summary: Mapping[str, Any]) -> None:
+    """Say that there was nothing to do; with --json-summary, what the run said that did it."""
+    if options.json_summary:
+        print(json.dumps({**summary, "up_to_date": True}), file=sys.stderr)
+    elif not options.quiet:
+        print(f"dselect {command}: {output} is up to date (--force does it again)", file=sys.stderr)
 
 
 def _sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
@@ -96,6 +108,9 @@ def _sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
         parts.append(kept)
     if "cut" in facts:
         parts.append(f"lowest score kept {facts['cut']:.6g}")
+    for name, spread in (facts.get("spread") or {}).items():
+        if spread["rank_correlation_with_length"] is not None:
+            parts.append(f"rank correlation of {name} with length {spread['rank_correlation_with_length']:.2f}")
     if facts.get("saved"):
         parts.append(f"model saved to {facts['saved']}")
     for name, text in _COUNTED.items():
@@ -114,6 +129,7 @@ _COUNTED = {
     "larger_than_budget": "larger than the whole budget",
     "duplicates": "duplicates of a better record dropped",
     "binary_files": "binary files passed over",
+    "shards_done_before": "shards were done before",
 }
 
 

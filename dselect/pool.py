@@ -5,9 +5,11 @@ Bad lines are dealt with here, on the first pass: they stop the run, or are set 
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -15,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
 from dselect.records.batch import BadLine, Batch, parse
-from dselect.records.reading import Block, Source, blocks, chunks, read_ahead
+from dselect.records.reading import Block, Source, blocks, chunks, fresh_digest, read_ahead
 from dselect.records.spool import Spool
 from dselect.records.writing import TemporaryFile, write_all
 
@@ -65,6 +67,13 @@ class Counts:
     blank: int = 0
     bad: int = 0
 
+    def add(self, other: Counts) -> None:
+        """Count another part of the pool too."""
+        self.documents += other.documents
+        self.bytes += other.bytes
+        self.blank += other.blank
+        self.bad += other.bad
+
 
 @dataclass(frozen=True)
 class _Task(Generic[Value]):
@@ -108,27 +117,40 @@ class Pool:
     progress: Progress | None = None
     rereads: bool = False
     counts: Counts = field(default_factory=Counts)
+    by_source: list[Counts] = field(default_factory=list)
+    digests: dict[int, str] = field(default_factory=dict)  # of the bytes on disk, once a source has been read
+    done: dict[int, Counts] = field(default_factory=dict)  # sources a pass may leave out, and what they hold
     _spools: dict[int, Spool] = field(default_factory=dict)
     _bad: dict[int, set[int]] = field(default_factory=dict)
     _passes: int = 0
     _read: int = 0
 
-    def map(self, work: Callable[[Batch], Value], what: str = "reading") -> Iterator[tuple[int, Value]]:
+    def map(
+        self, work: Callable[[Batch], Value], what: str = "reading", *, rest: bool = False
+    ) -> Iterator[tuple[int, Value]]:
         """Yield (source, work(batch)) for every block of records, in order; `work` must pickle.
 
-        Raises DselectError at the first bad line beyond the tolerance, and where the input changed between passes.
+        rest: leave out the sources that are done. Raises DselectError at the first bad line beyond the tolerance, and
+        where the input changed between passes.
         """
         first = self._passes == 0
+        left_out = self.done if rest else {}
+        by_source = [Counts() for _ in self.sources]
+        for source, held in left_out.items():
+            by_source[source] = held
+        if first:
+            self.by_source = by_source
         counts = Counts()
+        for held in left_out.values():
+            counts.add(held)
         rejects = TemporaryFile(self.rejects) if self.rejects and first else None
         task = _Task(work, self.text_field)
-        results = ordered_map(task, self._blocks(what), self.jobs)
+        results = ordered_map(task, self._blocks(what, left_out), self.jobs)
         try:
             for done in results:
-                counts.documents += done.documents
-                counts.bytes += done.bytes
-                counts.blank += done.blank
-                counts.bad += len(done.bad)
+                more = Counts(done.documents, done.bytes, done.blank, len(done.bad))
+                counts.add(more)
+                by_source[done.source].add(more)
                 if first:
                     for bad in done.bad:
                         self._set_aside(done.source, bad, counts.bad, rejects)
@@ -151,10 +173,12 @@ class Pool:
                 self.progress.stop()
 
     def lines(self, what: str = "writing") -> Iterator[tuple[int, list[bytes]]]:
-        """Yield (source, lines) of the same records again, in order; only after a first pass."""
+        """Yield (source, lines) of the same records again, in order, but not of those done; only after a first pass."""
         counts = Counts()
+        for held in self.done.values():
+            counts.documents += held.documents
         try:
-            for block in self._blocks(what):
+            for block in self._blocks(what, self.done):
                 lines = block.data.split(b"\n")
                 bad = self._bad.get(block.source)
                 if bad:
@@ -171,18 +195,25 @@ class Pool:
             if self.progress:
                 self.progress.stop()
 
-    def _blocks(self, what: str) -> Iterator[Block]:
+    def facts(self, number: int) -> dict[str, Any]:
+        """Return what is known of a source: its counts, and a digest once all of its bytes have been read."""
+        found: dict[str, Any] = {"counts": asdict(self.by_source[number])} if self.by_source else {}
+        return found | ({"blake2b": self.digests[number]} if number in self.digests else {})
+
+    def _blocks(self, what: str, left_out: Collection[int]) -> Iterator[Block]:
         self._passes += 1
         self._read = 0
+        wanted = [number for number in range(len(self.sources)) if number not in left_out]
         if self.progress:
-            sizes = [source.size for source in self.sources]
+            sizes = [self.sources[number].size for number in wanted]
             total = None if None in sizes or self.limit is not None else sum(size or 0 for size in sizes)
             self.progress.start(what, total)
-        streams = (blocks(number, source, self._chunks(number, source)) for number, source in enumerate(self.sources))
+        streams = (blocks(number, self.sources[number], self._chunks(number)) for number in wanted)
         found = read_ahead(streams, parallel=self.jobs) if self.jobs > 1 else chain.from_iterable(streams)
         return found if self.limit is None else _limited(found, self.limit)
 
-    def _chunks(self, number: int, source: Source) -> Iterator[bytes]:
+    def _chunks(self, number: int) -> Iterator[bytes]:
+        source = self.sources[number]
         if number in self._spools:
             yield from self._spools[number].chunks()
         elif source.size is None and self.rereads:
@@ -190,10 +221,15 @@ class Pool:
             yield from spool.tee(chunks(source))
             self._spools[number] = spool
         else:
-            yield from chunks(source, self._consumed)
+            read = None if number in self.digests else fresh_digest()
+            yield from chunks(source, partial(self._consumed, read))
+            if read:
+                self.digests[number] = read.hexdigest()
 
-    def _consumed(self, more: int) -> None:
-        self._read += more  # several threads add here: a lost update only misleads the progress bar
+    def _consumed(self, read: hashlib.blake2b | None, piece: bytes) -> None:
+        self._read += len(piece)  # several threads add here: a lost update only misleads the progress bar
+        if read:
+            read.update(piece)
 
     def _tell(self, counts: Counts) -> None:
         if self.progress:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tests.conftest import DSELECT, lines, make_pool, make_target, read_bytes, read_records, write_records
+from tests.conftest import DSELECT, children, lines, make_pool, make_target, read_bytes, read_records, write_records
 
 
 def left_behind(folder):
@@ -124,20 +124,6 @@ def test_a_closed_pipe_is_a_quiet_success(target, tmp_path):
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["1", "0 0 0"]
     assert done.stderr == ""
-
-
-def children(pid):
-    """Return every process below this one."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            child = int(path.parent.name)
-            found += [child, *children(child)]
-    return found
 
 
 def alive(pid):

@@ -292,7 +292,8 @@ def command(
     with Run("dsir", run) as talk:
         twice = bool(chosen) or fit_on != "all" or (model is None and not stops)
         records = pool.open(run, talk, rereads=twice)
-        with output.open(records, write=not stops) as sink:
+        alone = model is not None and not chosen
+        with output.open(records, run, write=not stops, alone=alone) as sink:
             if model:
                 dsir = Dsir.load(model)
                 if field != "dsir" or len(dsir.names) == 1:
@@ -310,7 +311,7 @@ def command(
             elif chosen:
                 facts = select_scored(records, dsir, dsir.names[0], chosen, sink, overwrite).facts
             else:
-                facts = {"without_score": annotate(records, dsir, sink, overwrite)}
+                facts = annotate(records, dsir, sink, overwrite)
     talk.report(records.counts, **facts, saved=save)
 
 

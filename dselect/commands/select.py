@@ -66,7 +66,7 @@ def rank_by(fields: Sequence[By], columns: dict[str, Any], choice: Choice, combi
         present = [column[eligible] for column in oriented]
         scores[eligible] = selection.combine(present, [by.weight for by in fields], combine)
     kept = choose(scores, columns, choice, eligible)
-    kept.facts["missing"] = int(count - eligible.sum())
+    kept.facts |= {"missing": int(count - eligible.sum()), "spread": columns["spread"]}
     if len(fields) == 1 and len(kept.positions):
         kept.facts["cut"] = float(fields[0].sign * scores[kept.positions].min())
     return kept
@@ -105,7 +105,7 @@ def command(
     _check(fields, chosen)
     with Run("select", run) as talk:
         records = pool.open(run, talk, rereads=True)
-        with output.open(records) as sink:
+        with output.open(records, run) as sink:
             columns = gather(records, Columns(Fields([field.name for field in fields]), chosen), "reading")
             kept = rank_by(fields, columns, chosen, combine)
             write_kept(records, kept, sink)

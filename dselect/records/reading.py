@@ -6,6 +6,7 @@ damaged, raises: a truncated shard must never look like a short one.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import queue
@@ -151,8 +152,8 @@ def blocks(number: int, source: Source, chunks: Iterable[bytes]) -> Iterator[Blo
         yield Block(number, first_line, data)
 
 
-def chunks(source: Source, consumed: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a source; `consumed` is told of every piece read, in bytes on disk."""
+def chunks(source: Source, consumed: Callable[[bytes], object] = lambda _: None) -> Iterator[bytes]:
+    """Yield the decompressed bytes of a source; `consumed` is given every piece as it was read, bytes on disk."""
     with source.open() as file:
         raw = _raw(file, source, consumed)
         head = b""
@@ -175,7 +176,21 @@ def chunks(source: Source, consumed: Callable[[int], None] = lambda _: None) -> 
             yield from raw
 
 
-def _raw(file: BinaryIO, source: Source, consumed: Callable[[int], None]) -> Iterator[bytes]:
+def digest(path: Path) -> str:
+    """Return blake2b-128 of a file's bytes, as hex."""
+    found = fresh_digest()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
+
+
+def fresh_digest() -> hashlib.blake2b:
+    """Return the hash that `digest` uses, for bytes as they come."""
+    return hashlib.blake2b(digest_size=16)
+
+
+def _raw(file: BinaryIO, source: Source, consumed: Callable[[bytes], object]) -> Iterator[bytes]:
     while True:
         try:
             piece = file.read(1 << 18)
@@ -183,7 +198,7 @@ def _raw(file: BinaryIO, source: Source, consumed: Callable[[int], None]) -> Ite
             raise DselectError(f"cannot read: {error.strerror}", where=source.name) from error
         if not piece:
             return
-        consumed(len(piece))
+        consumed(piece)
         yield piece
 
 

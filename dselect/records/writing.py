@@ -11,7 +11,7 @@ import gzip
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -189,12 +189,16 @@ class LineFile:
             raise _cannot_write(self.path, error) from error
 
 
+Finished = Callable[[Path, int], None]  # told of each output that has its final name, and its source's number
+
+
 class FileSink:
     """All records into one file."""
 
-    def __init__(self, path: Path, jobs: int) -> None:
+    def __init__(self, path: Path, jobs: int, finished: Finished = lambda *_: None) -> None:
         self._compressor = Compressor(jobs)
         self._file = LineFile(path, self._compressor)
+        self._finished = finished
 
     def write(self, source: int, data: bytes) -> None:  # noqa: ARG002  one file takes every source
         """Take whole lines."""
@@ -209,6 +213,7 @@ class FileSink:
         try:
             if kind is None:
                 self._file.finish()
+                self._finished(self._file.path, 0)
         except BaseException:
             self._file.discard()
             raise
@@ -220,9 +225,20 @@ class FileSink:
 
 
 class FolderSink:
-    """One file per source, under the source's relative name; each appears when its source is done."""
+    """One file per source, under the source's relative name; each appears when its source is done.
 
-    def __init__(self, folder: Path, sources: Sequence[Source], jobs: int) -> None:
+    Sources that are `done` already are passed over.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sources: Sequence[Source],
+        jobs: int,
+        finished: Finished = lambda *_: None,
+        done: Collection[int] = (),
+    ) -> None:
+        self._finished, self._done = finished, done
         self._paths = [folder / source.relative for source in sources]
         taken: dict[Path, Source] = {}
         for path, source in zip(self._paths, sources, strict=True):
@@ -238,7 +254,7 @@ class FolderSink:
             raise _cannot_write(folder, problem) from problem
         self._compressor = Compressor(jobs)
         self._file: LineFile | None = None
-        self._next = 0
+        self._next = self._number = 0
 
     def write(self, source: int, data: bytes) -> None:
         """Take whole lines of a source, not before those of the sources ahead of it."""
@@ -248,10 +264,16 @@ class FolderSink:
 
     def _open_until(self, source: int) -> None:
         while self._next <= source:  # a source that gave no lines still gets its file
-            if self._file is not None:
-                self._file.finish()
-            self._file = LineFile(self._paths[self._next], self._compressor)
+            if self._next not in self._done:
+                self._finish()
+                self._file, self._number = LineFile(self._paths[self._next], self._compressor), self._next
             self._next += 1
+
+    def _finish(self) -> None:
+        if self._file is not None:
+            self._file.finish()
+            self._finished(self._file.path, self._number)
+            self._file = None
 
     def __enter__(self) -> FolderSink:
         return self
@@ -262,9 +284,7 @@ class FolderSink:
         try:
             if kind is None:
                 self._open_until(len(self._paths) - 1)
-                if self._file is not None:
-                    self._file.finish()
-                    self._file = None
+                self._finish()
         finally:
             if self._file is not None:
                 self._file.discard()
