@@ -1,4 +1,4 @@
-"""A run that has been done is not done again; one that was killed goes on; what has changed is redone, and only that."""
+"""A run that is done is not done again, a killed one goes on; what has changed is redone, and only that."""
 
 import json
 import os

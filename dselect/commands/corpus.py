@@ -110,8 +110,8 @@ class Finder:
         """Return which count an entry goes to; None where it is a file to read or a folder to enter."""
         if entry.name.startswith("."):
             return "hidden"
-        if _matches(relative, entry.name, self.exclude):
-            return "excluded"
+        if entry.name.endswith(".manifest.json") or _matches(relative, entry.name, self.exclude):
+            return "excluded"  # a manifest of ours changes with every run
         try:
             if entry.is_dir():
                 return "linked_folders" if entry.is_symlink() else None  # a link may lead back up
