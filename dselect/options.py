@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +35,10 @@ Length = Annotated[
     Literal["mean", "sum"], Option(help="Mean per n-gram, or the paper's sum, which mostly measures length.")
 ]
 
+Sidecar = Annotated[
+    str | None,
+    Option("--attributes", metavar="DIR", help="Write no records but dolma attribute files, one for each input."),
+]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace fields that the records have already.")]
 
 
@@ -102,8 +106,10 @@ class PoolOptions:
             return [STDIN]
         return discover(named)
 
-    def open(self, run: RunOptions, progress: Progress, *, rereads: bool) -> Pool:
-        """Return the pool. A stream is kept for a second pass if `rereads`."""
+    def open(
+        self, run: RunOptions, progress: Progress, *, rereads: bool, attributes: Sequence[str] | None = None
+    ) -> Pool:
+        """Return the pool, with the fields that folders of attribute files add. `rereads`: keep a stream for it."""
         return Pool(
             self.sources(),
             text_field=self.text,
@@ -114,6 +120,7 @@ class PoolOptions:
             jobs=run.jobs,
             progress=progress,
             rereads=rereads,
+            attributes=[Path(folder) for folder in attributes or ()],
         )
 
     def open_target(self, name: str) -> Pool:
@@ -135,12 +142,17 @@ class OutputOptions:
         ),
     ] = None
 
-    def open(self, pool: Pool, run: RunOptions, *, write: bool = True, alone: bool = False) -> Sink:
+    def open(
+        self, pool: Pool, run: RunOptions, *, write: bool = True, alone: bool = False, sidecar: str | None = None
+    ) -> Sink:
         """Return the open output, or one that takes nothing; raise UpToDate if there is nothing to do.
 
         alone: what a shard gives depends on no other shard, so those that have not changed are not done again.
+        sidecar: the folder of attribute files, in place of the output.
         """
-        output = self.output or "-"
+        if sidecar and self.output:
+            raise UsageError("-o writes records and --attributes only attributes", way_out="run it twice")
+        output = f"{sidecar.rstrip('/')}/" if sidecar else self.output or "-"
         folder = write and output != "-" and is_folder(output)
         run.ledger.open(pool.sources, pool.facts, folder=folder, whole=not alone, resume=pool.limit is None)
         pool.done = {number: Counts(**entry["counts"]) for number, entry in run.ledger.done.items()}
@@ -212,7 +224,19 @@ class _Nowhere:
 
 
 # Options that do not decide what comes out, or that are files told apart by what they hold.
-_NO_SETTINGS = {"paths", "files_from", "output", "save", "rejects", "tmp", "jobs", "quiet", "json_summary", "force"}
+_NO_SETTINGS = {
+    "paths",
+    "files_from",
+    "output",
+    "sidecar",
+    "save",
+    "rejects",
+    "tmp",
+    "jobs",
+    "quiet",
+    "json_summary",
+    "force",
+}
 
 
 def _call(name: str, values: dict[str, Any], annotations: dict[str, Any]) -> Call:
@@ -228,7 +252,8 @@ def _call(name: str, values: dict[str, Any], annotations: dict[str, Any]) -> Cal
         else:
             settings[option] = str(value) if isinstance(value, Path) else value
     also = {option: str(values[option]) for option in ("save", "rejects") if values.get(option)}
-    output = values.get("output")
+    settings["sidecar"] = bool(values.get("sidecar"))
+    output = values.get("output") or values.get("sidecar")
     return Call(name, settings, files, None if output == "-" else output, also, bool(values.get("force")))
 
 

@@ -61,6 +61,27 @@ class Annotate:
 
 
 @dataclass(frozen=True)
+class Attributes:
+    """Attribute lines as dolma has them, one for every line of the input: the work of a pass that writes sidecars."""
+
+    scorer: Scorer
+
+    def __call__(self, batch: Batch) -> tuple[bytes, int, Drawn]:
+        """Return what `Annotate` does, with attribute lines in place of records."""
+        values = _score(self.scorer, batch)
+        lines = [b'{"attributes":{}}'] * batch.block.lines  # of blank and bad lines too, or the count would not agree
+        without = 0
+        for position, (record, text) in enumerate(zip(batch.records, batch.texts, strict=True)):
+            numbers = {name: float(column[position]) for name, column in values.items()}
+            spans = {name: [[0, len(text), number]] for name, number in numbers.items() if np.isfinite(number)}
+            without += len(spans) < len(numbers)
+            lines[batch.numbers[position] - batch.block.first_line] = orjson.dumps(
+                {"id": record.get("id"), "attributes": spans}
+            )
+        return b"".join([line + b"\n" for line in lines]), without, _drawn(batch, values)
+
+
+@dataclass(frozen=True)
 class Fields:
     """Reads numbers that the records carry already: a scorer that writes nothing."""
 
@@ -217,10 +238,10 @@ def is_folder(output: str) -> bool:
     return output.endswith("/") or Path(output).is_dir()
 
 
-def annotate(pool: Pool, scorer: Scorer, sink: Sink, overwrite: bool) -> dict[str, Any]:
-    """Write every record with the scorer's fields; return how many got none, and the spread of the scores."""
+def annotate(pool: Pool, work: Annotate | Attributes, sink: Sink) -> dict[str, Any]:
+    """Write what a scoring pass gives; return how many records got no field, and the spread of the scores."""
     without, sample = 0, BottomK()
-    for source, (data, skipped, drawn) in pool.map(Annotate(scorer, overwrite), "scoring", rest=True):
+    for source, (data, skipped, drawn) in pool.map(work, "scoring", rest=True):
         without += skipped
         sample.add(*drawn)
         sink.write(source, data)

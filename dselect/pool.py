@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
 from dselect.records.batch import BadLine, Batch, parse
-from dselect.records.reading import Block, Source, blocks, chunks, fresh_digest, read_ahead
+from dselect.records.reading import Block, LineReader, Source, blocks, chunks, fresh_digest, read_ahead
 from dselect.records.spool import Spool
 from dselect.records.writing import TemporaryFile, write_all
 
@@ -116,6 +116,7 @@ class Pool:
     jobs: int = 1
     progress: Progress | None = None
     rereads: bool = False
+    attributes: Sequence[Path] = ()  # folders of attribute files, one for each source
     counts: Counts = field(default_factory=Counts)
     by_source: list[Counts] = field(default_factory=list)
     digests: dict[int, str] = field(default_factory=dict)  # of the bytes on disk, once a source has been read
@@ -208,9 +209,46 @@ class Pool:
             sizes = [self.sources[number].size for number in wanted]
             total = None if None in sizes or self.limit is not None else sum(size or 0 for size in sizes)
             self.progress.start(what, total)
-        streams = (blocks(number, self.sources[number], self._chunks(number)) for number in wanted)
+        streams = (self._with_sidecars(blocks(number, self.sources[number], self._chunks(number))) for number in wanted)
         found = read_ahead(streams, parallel=self.jobs) if self.jobs > 1 else chain.from_iterable(streams)
         return found if self.limit is None else _limited(found, self.limit)
+
+    def _with_sidecars(self, found: Iterator[Block]) -> Iterator[Block]:
+        """Give every block of a source the same lines of its attribute files, which must have as many."""
+        sidecars: list[tuple[Source, LineReader]] = []
+        for block in found if self.attributes else ():
+            if not sidecars:
+                sidecars = [self._sidecar(folder, block.source) for folder in self.attributes]
+            parts = tuple(reader.take(block.lines) for _, reader in sidecars)
+            for part, (source, _) in zip(parts, sidecars, strict=True):
+                if part.count(b"\n") < block.lines and not (part and block.lines == Block(0, 1, part).lines):
+                    raise DselectError(
+                        f"fewer lines than {self.sources[block.source].name}",
+                        where=source.name,
+                        way_out="make the attributes again from these files",
+                    )
+            yield replace(block, sidecars=parts)
+        for source, reader in sidecars:
+            if reader.take(1):
+                raise DselectError(
+                    "more lines than the file it belongs to",
+                    where=source.name,
+                    way_out="make the attributes again from these files",
+                )
+        yield from found
+
+    def _sidecar(self, folder: Path, number: int) -> tuple[Source, LineReader]:
+        relative = self.sources[number].relative
+        bare = next((relative.removesuffix(s) for s in (".zst", ".gz") if relative.endswith(s)), relative)
+        for name in (relative, bare, f"{bare}.zst", f"{bare}.gz"):
+            if (folder / name).is_file():
+                source = Source(folder / name, str(folder / name), name)
+                return source, LineReader(chunks(source))
+        raise DselectError(
+            f"no attribute file for {self.sources[number].name}",
+            where=str(folder / relative),
+            way_out="see --attributes",
+        )
 
     def _chunks(self, number: int) -> Iterator[bytes]:
         source = self.sources[number]
@@ -259,12 +297,10 @@ class Pool:
 
 def _limited(found: Iterator[Block], limit: int) -> Iterator[Block]:
     for block in found:
-        count = block.data.count(b"\n") + (not block.data.endswith(b"\n"))
-        if count >= limit:
-            head = b"\n".join(block.data.split(b"\n", limit)[:limit])
-            yield Block(block.source, block.first_line, head)
+        if block.lines >= limit:
+            yield replace(block, data=b"\n".join(block.data.split(b"\n", limit)[:limit]))
             return
-        limit -= count
+        limit -= block.lines
         yield block
 
 

@@ -28,9 +28,10 @@ from dselect.options import (
     Overwrite,
     PoolOptions,
     RunOptions,
+    Sidecar,
     Targets,
 )
-from dselect.pipeline import Columns, Fields, Kind, annotate, gather, select_scored
+from dselect.pipeline import Annotate, Attributes, Columns, Fields, Kind, annotate, gather, select_scored
 from dselect.pool import Pool
 from dselect.records.batch import Batch
 from dselect.records.writing import TemporaryFile, write_all
@@ -267,6 +268,7 @@ def command(
     min_words: Annotated[int, Option(metavar="N", help="Shorter records get no score; --keep drops them.", min=0)] = 0,
     field: Annotated[str, Option("--as", metavar="NAME", help="Name of the field.")] = "dsir",
     overwrite: Overwrite = False,
+    sidecar: Sidecar = None,
 ) -> None:
     """Score records by how much more likely their words and word pairs are in the target than in the pool.
 
@@ -280,6 +282,10 @@ def command(
     if (model is None) == (not target):
         raise UsageError("dsir needs either --target FILE or --model FILE")
     chosen = choice.build(run.seed)
+    if chosen and sidecar:
+        raise UsageError(
+            "--attributes writes no records: none to keep", way_out="then: dselect select --attributes DIR"
+        )
     if chosen and separate and len(target or ()) > 1:
         raise UsageError(
             "--keep with --separate does not say by which target",
@@ -288,12 +294,12 @@ def command(
     names = [f"{field}_{Path(t).name.split('.')[0]}" for t in target or ()] if separate else [field]
     if len(set(names)) < len(names):
         raise UsageError(f"two targets would share the field {max(names, key=names.count)}")
-    stops = bool(save and output.output is None and not chosen)
+    stops = bool(save and output.output is None and sidecar is None and not chosen)
     with Run("dsir", run) as talk:
         twice = bool(chosen) or fit_on != "all" or (model is None and not stops)
         records = pool.open(run, talk, rereads=twice)
         alone = model is not None and not chosen
-        with output.open(records, run, write=not stops, alone=alone) as sink:
+        with output.open(records, run, write=not stops, alone=alone, sidecar=sidecar) as sink:
             if model:
                 dsir = Dsir.load(model)
                 if field != "dsir" or len(dsir.names) == 1:
@@ -311,7 +317,7 @@ def command(
             elif chosen:
                 facts = select_scored(records, dsir, dsir.names[0], chosen, sink, overwrite).facts
             else:
-                facts = annotate(records, dsir, sink, overwrite)
+                facts = annotate(records, Attributes(dsir) if sidecar else Annotate(dsir, overwrite), sink)
     talk.report(records.counts, **facts, saved=save)
 
 

@@ -86,6 +86,9 @@ def command(
     combine: Annotated[
         Literal["rank", "zscore"], Option(help="How several --by are made comparable before they are added.")
     ] = "rank",
+    attributes: Annotated[
+        list[str] | None, Option(metavar="DIR", help="Attribute files with further fields, one for each input.")
+    ] = None,
     missing: Annotated[
         Literal["error", "drop", "lowest"],
         Option(help="What to do with a record that lacks a field of --by or --within."),
@@ -104,7 +107,7 @@ def command(
     chosen = choice.build(run.seed, missing)
     _check(fields, chosen)
     with Run("select", run) as talk:
-        records = pool.open(run, talk, rereads=True)
+        records = pool.open(run, talk, rereads=True, attributes=attributes)
         with output.open(records, run) as sink:
             columns = gather(records, Columns(Fields([field.name for field in fields]), chosen), "reading")
             kept = rank_by(fields, columns, chosen, combine)

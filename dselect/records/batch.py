@@ -37,6 +37,7 @@ class Batch:
     numbers: Sequence[int]
     bad: list[BadLine] = field(default_factory=list)
     blank: int = 0
+    block: Block = field(default_factory=lambda: Block(0, 1, b""))
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -79,8 +80,48 @@ class Batch:
         return np.fromiter(sizes, np.int64, len(self.texts))
 
     def values(self, name: str) -> list[Any]:
-        """Return a field of every record, None where it is missing; dotted names reach inside, a literal key first."""
-        return [lookup(record, name) for record in self.records]
+        """Return a field of every record, None where it is missing; dotted names reach inside, a literal key first.
+
+        What a sidecar says comes before what the record says.
+        """
+        found = [lookup(record, name) for record in self.records]
+        for rows in self._attributes:
+            for position, row in enumerate(rows):
+                if name in row:
+                    found[position] = self._value(row[name], position, name)
+        return found
+
+    @cached_property
+    def _attributes(self) -> list[list[dict[str, Any]]]:
+        """Return the attributes of every record, a list for each sidecar; DselectError if they are of another."""
+        found = []
+        for data in self.block.sidecars:
+            lines, rows = data.split(b"\n"), []
+            for number, record in zip(self.numbers, self.records, strict=True):
+                try:
+                    row = orjson.loads(lines[number - self.block.first_line])
+                    attributes = row["attributes"]
+                    other = record.get("id") is not None and row.get("id") != record["id"]
+                except (ValueError, LookupError, TypeError, AttributeError) as error:
+                    raise DselectError(
+                        "this line of the attribute file holds no attributes", where=f":{number}"
+                    ) from error
+                if other:
+                    raise DselectError(
+                        f"the attributes are of another record, {row.get('id')!r}",
+                        where=f":{number}",
+                        way_out="make them again from these files",
+                    )
+                rows.append(attributes)
+            found.append(rows)
+        return found
+
+    def _value(self, spans: Any, position: int, name: str) -> Any:
+        if not (isinstance(spans, list) and len(spans) == 1 and isinstance(spans[0], list) and len(spans[0]) == 3):
+            raise DselectError(
+                f'the attribute "{name}" is not one span of the whole text', where=f":{self.numbers[position]}"
+            )
+        return spans[0][2]
 
     def column(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return a numeric field of every record, NaN where it is missing: float64 (n,); DselectError if no number."""
@@ -128,7 +169,7 @@ def parse(block: Block, text_field: str) -> Batch:
         records.append(record)
         texts.append(text)
         numbers.append(number)
-    return Batch(kept, records, texts, numbers, bad, blank)
+    return Batch(kept, records, texts, numbers, bad, blank, block)
 
 
 def lookup(record: dict[str, Any], name: str) -> Any:

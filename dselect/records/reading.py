@@ -68,11 +68,20 @@ class Source:
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines of one source. Only the last block of a source may lack its last newline."""
+    """Whole lines of one source. Only the last block of a source may lack its last newline.
+
+    sidecars: as many lines of each attribute file as the block has.
+    """
 
     source: int
     first_line: int
     data: bytes
+    sidecars: tuple[bytes, ...] = ()
+
+    @property
+    def lines(self) -> int:
+        """Return how many lines there are, a last one without a newline among them."""
+        return self.data.count(b"\n") + (not self.data.endswith(b"\n"))
 
 
 STDIN = Source(None, "<stdin>", "00000.jsonl.zst")
@@ -150,6 +159,33 @@ def blocks(number: int, source: Source, chunks: Iterable[bytes]) -> Iterator[Blo
                 way_out="its own message says why",
             )
         yield Block(number, first_line, data)
+
+
+class LineReader:
+    """Takes lines from a decompressed stream, a number at a time."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._held = chunks, b""
+
+    def take(self, count: int) -> bytes:
+        """Return the next lines with their newlines; fewer than asked at the end of the stream."""
+        parts, end = [self._held], -1
+        missing = count - self._held.count(b"\n")
+        while missing > 0:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                break
+            parts.append(chunk)
+            missing -= chunk.count(b"\n")
+        self._held = b"".join(parts)
+        for _ in range(count):
+            at = self._held.find(b"\n", end + 1)
+            if at < 0:
+                end = len(self._held) - 1
+                break
+            end = at
+        taken, self._held = self._held[: end + 1], self._held[end + 1 :]
+        return taken
 
 
 def chunks(source: Source, consumed: Callable[[bytes], object] = lambda _: None) -> Iterator[bytes]:
