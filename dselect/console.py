@@ -103,8 +103,10 @@ def _sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
     parts = [f"{counts.documents:,} documents, {size(counts.bytes)} of text, in {seconds:.1f} s"]
     if "kept" in facts:
         kept = f"kept {facts['kept']:,} documents"
-        if "unit" in facts:
+        if "asked" in facts:
             kept += f"; asked {amount(facts['asked'], facts['unit'])}, got {amount(facts['achieved'], facts['unit'])}"
+        elif facts.get("unit", "documents") != "documents":
+            kept += f", {amount(facts['achieved'], facts['unit'])}"
         parts.append(kept)
     if "cut" in facts:
         parts.append(f"lowest score kept {facts['cut']:.6g}")
@@ -112,7 +114,7 @@ def _sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
         if spread["rank_correlation_with_length"] is not None:
             parts.append(f"rank correlation of {name} with length {spread['rank_correlation_with_length']:.2f}")
     if facts.get("saved"):
-        parts.append(f"model saved to {facts['saved']}")
+        parts.append(f"saved to {facts['saved']}")
     for name, text in _COUNTED.items():
         if facts.get(name):
             parts.append(f"{facts[name]:,} {text}")

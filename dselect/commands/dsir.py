@@ -34,7 +34,7 @@ from dselect.options import (
 from dselect.pipeline import Annotate, Attributes, Columns, Fields, Kind, annotate, gather, select_scored
 from dselect.pool import Pool
 from dselect.records.batch import Batch
-from dselect.records.writing import TemporaryFile, write_all
+from dselect.records.writing import publish
 from dselect.selection import Budget
 
 FLOOR = 1e-8  # added to probabilities, as in the paper's code: an n-gram never seen costs a finite amount
@@ -311,7 +311,7 @@ def command(
                 targets = [pool.open_target(t) for t in target or ()]
                 fit(dsir, targets, records, fit_size, separate, run.seed, choice.tokens)
                 if save:
-                    _save(dsir, Path(save))
+                    publish(Path(save), dsir.to_bytes())
             if stops:
                 facts: dict[str, Any] = {}
             elif chosen:
@@ -319,12 +319,3 @@ def command(
             else:
                 facts = annotate(records, Attributes(dsir) if sidecar else Annotate(dsir, overwrite), sink)
     talk.report(records.counts, **facts, saved=save)
-
-
-def _save(model: Dsir, path: Path) -> None:
-    file = TemporaryFile(path)
-    try:
-        write_all(file.file, model.to_bytes())
-        file.commit()
-    finally:
-        file.discard()

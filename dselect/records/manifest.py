@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 from dselect import __version__
 from dselect.errors import DselectError
 from dselect.records.reading import Source, digest
-from dselect.records.writing import TemporaryFile, write_all
+from dselect.records.writing import publish, write_all
 
 Json = dict[str, Any]
 _PACKAGE = Path(__file__).parents[1]
@@ -368,12 +368,7 @@ def _read_journal(file: BinaryIO) -> tuple[Json, list[Json]]:
 
 
 def _write_json(path: Path, value: Json) -> None:
-    file = TemporaryFile(path)
-    try:
-        write_all(file.file, json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
-        file.commit()
-    finally:
-        file.discard()
+    publish(path, json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
 
 
 def _peak_memory() -> dict[str, int]:

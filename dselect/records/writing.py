@@ -91,6 +91,16 @@ class TemporaryFile:
         self.file.close()
 
 
+def publish(path: Path, data: bytes) -> None:
+    """Write a whole file at once, under its final name only when complete."""
+    file = TemporaryFile(path)
+    try:
+        write_all(file.file, data)
+        file.commit()
+    finally:
+        file.discard()
+
+
 class Compressor:
     """Compress frames, in threads where there is more than one job, and hand them on in order."""
 
