@@ -71,6 +71,7 @@ class Cut:
     moments: selection.Moments | None = None
     lines: list[Line] = field(default_factory=list)  # the last one is for records of any domain
     domains: dict[str | None, Line] = field(default_factory=dict)
+    closed: frozenset[str | None] = frozenset()  # domains that were given no weight
 
     def keys(self, scores: Floats, choice: Choice, identities: Any) -> Floats:
         """Return what records are ranked by: their scores, or with --sample these and noise."""
@@ -83,6 +84,8 @@ class Cut:
         """Return which records it keeps, NaN scores never: bool (n,)."""
         sizes, tie = columns["size"], columns["tie"]
         there = ~np.isnan(scores)
+        if self.closed:
+            there &= np.array([label not in self.closed for label in columns["domain"]], bool)
         if self.above is not None:
             there &= scores > self.above
         if not self.lines:
@@ -106,6 +109,7 @@ class Cut:
             "moments": None if self.moments is None else asdict(self.moments),
             "rest": _line_as_json(self.lines[-1]) if self.lines else None,
             "domains": [[name, _line_as_json(line)] for name, line in self.domains.items()],
+            "closed": sorted(self.closed, key=str),
         }
 
     @classmethod
@@ -115,7 +119,7 @@ class Cut:
         rest = [] if found["rest"] is None else [_line_from_json(found["rest"])]
         moments = None if found["moments"] is None else selection.Moments(**found["moments"])
         above = None if found["above"] is None else float(found["above"])
-        return cls(above, moments, [*domains.values(), *rest], domains)
+        return cls(above, moments, [*domains.values(), *rest], domains, frozenset(found["closed"]))
 
 
 def _line_as_json(line: Line) -> list[Any]:
@@ -157,16 +161,19 @@ def choose(scores: Floats, columns: Mapping[str, Any], choice: Choice, eligible:
             cut.moments = selection.Moments.of(scores[at]) if choice.scale == "zscore" else None
         keys = cut.keys(scores[at], choice, columns.get("identity", tie)[at])
         if choice.within:
-            order, budgets = _shares(columns, choice, budget)
+            order, budgets, closed = _shares(columns, choice, budget)
+            open_ = ~closed[order[columns["domain"][at]]]
+            at, keys = at[open_], keys[open_]
             bought = selection.purchases(order[columns["domain"][at]], budgets, keys, sizes[at], tie=tie[at])
             names = [columns["labels"][i] for i in np.argsort(order).tolist()]
         else:
             bought = [(budget, selection.prefix(selection.best_first(keys, tie[at]), sizes[at], budget))]
-            names = []
+            names, closed = [], np.zeros(0, bool)
         for amount, kept in bought:
             last = None if not len(kept) else (float(keys[kept[-1]]), int(tie[at][kept[-1]]))
             cut.lines.append(Line(amount, last))
         cut.domains = dict(zip(names, cut.lines, strict=False))
+        cut.closed = frozenset(name for name, shut in zip(names, closed, strict=True) if shut)
         too_large = int((sizes[at] > budget).sum()) if budget else 0
         at = at[np.sort(np.concatenate([kept for _, kept in bought]))]
         facts |= {
@@ -178,8 +185,8 @@ def choose(scores: Floats, columns: Mapping[str, Any], choice: Choice, eligible:
     return Kept(at, cut, {"kept": len(at), **facts})
 
 
-def _shares(columns: Mapping[str, Any], choice: Choice, budget: int) -> tuple[Any, list[int]]:
-    """Return each label's place in name order, and the budgets in that order."""
+def _shares(columns: Mapping[str, Any], choice: Choice, budget: int) -> tuple[Any, list[int], Any]:
+    """Return each label's place in name order; in that order, the budgets, and which domains were given no weight."""
     labels: list[str | None] = columns["labels"]
     names = sorted(range(len(labels)), key=lambda i: (labels[i] is None, labels[i] or ""))
     order = np.zeros(len(labels), np.int64)
@@ -200,7 +207,8 @@ def _shares(columns: Mapping[str, Any], choice: Choice, budget: int) -> tuple[An
                 f"no records of the domain {unknown[0]!r}; there are: {', '.join(str(labels[i]) for i in names[:12])}",
                 where=choice.quota,
             )
-    return order, mixing.budgets(weights, budget)
+    closed = np.array([choice.quota not in ("equal", "proportional") and not weight for weight in weights], bool)
+    return order, mixing.budgets(weights, budget), closed
 
 
 def read_weights(path: str) -> dict[str, float]:

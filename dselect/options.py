@@ -18,7 +18,7 @@ from dselect.choice import Choice
 from dselect.console import say_up_to_date
 from dselect.engine import usable_cpus
 from dselect.errors import DselectError, UsageError
-from dselect.pipeline import is_folder, open_sink
+from dselect.pipeline import is_folder, open_sink, output_files
 from dselect.pool import Counts, Pool, Progress, Tolerance
 from dselect.records.manifest import Call, Ledger, UpToDate, names_file
 from dselect.records.reading import STDIN, Source, discover
@@ -142,6 +142,10 @@ class OutputOptions:
         ),
     ] = None
 
+    def __post_init__(self) -> None:
+        if self.output == "/dev/stdout":
+            self.output = "-"
+
     def open(
         self, pool: Pool, run: RunOptions, *, write: bool = True, alone: bool = False, sidecar: str | None = None
     ) -> Sink:
@@ -154,7 +158,15 @@ class OutputOptions:
             raise UsageError("-o writes records and --attributes only attributes", way_out="run it twice")
         output = f"{sidecar.rstrip('/')}/" if sidecar else self.output or "-"
         folder = write and output != "-" and is_folder(output)
-        run.ledger.open(pool.sources, pool.facts, folder=folder, whole=not alone, resume=pool.limit is None)
+        run.ledger.call.records = write
+        run.ledger.open(
+            pool.sources,
+            pool.facts,
+            outputs=output_files(output, pool.sources) if write else [],
+            folder=folder,
+            whole=not alone,
+            resume=pool.limit is None,
+        )
         pool.done = {number: Counts(**entry["counts"]) for number, entry in run.ledger.done.items()}
         return open_sink(output, pool.sources, pool.jobs, run.ledger.wrote, pool.done) if write else _Nowhere()
 
@@ -166,7 +178,9 @@ class ChoiceOptions:
     keep: Annotated[
         str | None, Option(metavar="BUDGET", help="Keep the best: 5000, 10%, 30MB, 2Mtok, 10%B or 10%tok.")
     ] = None
-    above: Annotated[float | None, Option(metavar="X", help="Keep records whose score is greater than X.")] = None
+    above: Annotated[
+        float | None, Option(metavar="X", help="Keep records whose score is greater than X; with --by=-FIELD, less.")
+    ] = None
     sample: Annotated[
         bool, Option("--sample", help="Draw the budget at random, likelier the better, instead of the best.")
     ] = False
@@ -254,7 +268,9 @@ def _call(name: str, values: dict[str, Any], annotations: dict[str, Any]) -> Cal
     also = {option: str(values[option]) for option in ("save", "rejects") if values.get(option)}
     settings["sidecar"] = bool(values.get("sidecar"))
     output = values.get("output") or values.get("sidecar")
-    return Call(name, settings, files, None if output == "-" else output, also, bool(values.get("force")))
+    return Call(
+        name, settings, files, None if output in ("-", "/dev/stdout") else output, also, force=bool(values.get("force"))
+    )
 
 
 def expand(name: str, command: Callable[..., None]) -> Callable[..., None]:

@@ -221,16 +221,17 @@ def open_sink(output: str, sources: Sequence[Source], jobs: int, finished: Finis
     """Return where records go: `-` is standard output; a trailing slash or an existing folder, one file per source."""
     if output == "-":
         return StdoutSink()
+    if is_folder(output):
+        return FolderSink(Path(output), sources, jobs, finished, done)
+    return FileSink(Path(output), jobs, finished)
+
+
+def output_files(output: str, sources: Sequence[Source]) -> list[Path]:
+    """Return the files that records go to; none where they go to standard output."""
+    if output == "-":
+        return []
     path = Path(output)
-    folder = is_folder(output)
-    targets = [path / source.relative for source in sources] if folder else [path]
-    inputs = {source.path.resolve() for source in sources if source.path}
-    for target in targets:
-        if target.is_file() and target.resolve() in inputs:
-            raise DselectError("this output is one of the inputs", where=str(target))
-    if folder:
-        return FolderSink(path, sources, jobs, finished, done)
-    return FileSink(path, jobs, finished)
+    return [path / source.relative for source in sources] if is_folder(output) else [path]
 
 
 def is_folder(output: str) -> bool:

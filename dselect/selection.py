@@ -48,7 +48,8 @@ class Budget:
         unit = _UNITS[found["unit"].lower()]
         if found["percent"]:
             if number > 100 or found["scale"]:
-                raise UsageError(f"cannot keep {text}: a share is at most 100%")
+                wrong = "a share is at most 100%" if number > 100 else "a share has no k, M, G or T"
+                raise UsageError(f"cannot keep {text}: {wrong}")
             return cls(text, unit, share=number / 100)
         number *= _SCALES[found["scale"].lower()]
         if number.denominator != 1:
@@ -92,7 +93,8 @@ def perturbed(scores: Floats, noise: Floats, temperature: float) -> Floats:
     Gumbel top-k is Plackett-Luce sampling with probabilities softmax(scores / temperature) (Vieira 2014; Kool et al.
     2019). Temperature 0 is the ranking itself.
     """
-    return scores if temperature == 0 else scores / temperature + noise
+    with np.errstate(over="ignore"):  # at a temperature near 0, ties of infinite scores
+        return scores if temperature == 0 else scores / temperature + noise
 
 
 def sample(scores: Floats, sizes: Sizes, budget: int, *, temperature: float, noise: Floats, tie: Keys) -> Positions:

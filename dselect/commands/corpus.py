@@ -21,7 +21,7 @@ import orjson
 from dselect.console import Run
 from dselect.errors import DselectError
 from dselect.options import Argument, Option, OutputOptions, RunOptions
-from dselect.pipeline import is_folder, open_sink
+from dselect.pipeline import is_folder, open_sink, output_files
 from dselect.pool import Counts
 from dselect.records.reading import LONGEST_LINE, STDIN
 from dselect.records.writing import TemporaryFile, write_all
@@ -275,7 +275,14 @@ def command(
     outputs = _present(target, rejects)
     run.ledger.call.settings["listing"] = listing(replace(finder, passed=Counter()).find(paths))
     with Run("corpus", run) as talk, _listed(rejects) as listed:
-        run.ledger.open([], lambda _: {}, folder=target != "-" and is_folder(target), whole=True, resume=False)
+        run.ledger.open(
+            [],
+            lambda _: {},
+            outputs=output_files(target, [STDIN]),
+            folder=target != "-" and is_folder(target),
+            whole=True,
+            resume=False,
+        )
         # a folder gets one file, as it does from standard input
         with open_sink(target, [STDIN], run.jobs, run.ledger.wrote, ()) as sink:
             reader = Reader(passed, outputs, bad_files == "skip", listed)

@@ -64,9 +64,11 @@ def rank_by(fields: Sequence[By], columns: dict[str, Any], choice: Choice, combi
         scores = np.full(count, -np.inf)
         scores[eligible] = selection.combine([c[eligible] for c in ranked], [by.weight for by in fields], combine)
     kept = choose(np.where(eligible, scores, -np.inf), columns, choice, eligible)
-    kept.facts |= {"missing": int(count - eligible.sum()), "spread": columns["spread"]}
-    if len(fields) == 1 and len(kept.positions):
-        kept.facts["cut"] = float(fields[0].sign * scores[kept.positions].min())
+    absent = [np.isnan(columns.get(f"score {by.name}", np.zeros(0))) for by in fields]
+    kept.facts |= {"missing": int(np.logical_or.reduce(absent).sum()), "spread": columns["spread"]}
+    lowest = scores[kept.positions].min() if len(kept.positions) else -np.inf
+    if len(fields) == 1 and np.isfinite(lowest):
+        kept.facts["cut"] = float(fields[0].sign * lowest)
     return kept
 
 
@@ -162,6 +164,8 @@ def command(
       dselect select pool.jsonl.zst --by token_count --keep 10% -o picked.jsonl.zst
     """
     fields = [By.parse(text) for text in by or ()]
+    if len(fields) == 1 and choice.above is not None:
+        choice.above *= fields[0].sign  # X is in the field's own numbers: with a minus, less than X is kept
     chosen = choice.build(run.seed, missing)
     if cut:
         if fields or chosen or save:

@@ -170,7 +170,7 @@ def _spread(exact: Numbers, sampled: Floats) -> dict[str, Any]:
         if len(sampled):
             row |= {key: float(np.quantile(sampled, q)) for key, q in QUANTILES.items()}
         row |= {"max": exact.greatest, "mean": exact.sum / exact.records}
-    return row
+    return {key: value if np.isfinite(value) else None for key, value in row.items()}  # sums of huge numbers
 
 
 def command(
@@ -195,11 +195,14 @@ def command(
     """
     with Run("stats", run) as talk:
         records = pool.open(run, talk, rereads=False)
-        found = Statistics.gather(records, field or (), within)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = Statistics.gather(records, field or (), within)
         for name in field or ():
             if records.counts.documents and not found.total.fields[name].records:
                 raise DselectError(f'no record has a number in the field "{name}"', way_out="see --field")
-    print(json.dumps(_as_json(found, within), ensure_ascii=False) if as_json else _as_tables(found, within))
+    with np.errstate(over="ignore", invalid="ignore"):
+        shown = json.dumps(_as_json(found, within), ensure_ascii=False) if as_json else _as_tables(found, within)
+    print(shown)
     talk.report(records.counts)
 
 

@@ -50,6 +50,7 @@ class Call:
     files: dict[str, list[str]]  # options that name files to read
     output: str | None  # None: standard output
     also: dict[str, str]  # further outputs, by option: --save, --rejects
+    records: bool = True  # whether records are written; False: the run only saves a model
     force: bool = False
 
 
@@ -68,32 +69,47 @@ class Ledger:
         self._main: Path | None = None
         self._journal: BinaryIO | None = None
         self._killed = False
+        self._others: list[Json] = []  # shards of this call from other inputs: they stay
+        self._stale: list[Json] = []  # shards that go
 
     # -- before the work
 
     def open(
-        self, sources: Sequence[Source], facts: Callable[[int], Json], *, folder: bool, whole: bool, resume: bool
+        self,
+        sources: Sequence[Source],
+        facts: Callable[[int], Json],
+        *,
+        outputs: Sequence[Path],
+        folder: bool,
+        whole: bool,
+        resume: bool,
     ) -> None:
         """Begin; raise UpToDate, with the outputs touched, if an earlier run did all of this.
 
-        facts tells of a source that has been read: its digest and counts. folder: one output per source, finished one
-        by one. whole: each output depends on all sources. resume: what is done of a folder may stay.
+        facts tells of a source that has been read: its digest and counts. outputs: the files that records go to; none
+        where they go to standard output, or nowhere. folder: one output per source, finished one by one. whole: each
+        output depends on all sources. resume: what is done of a folder may stay. DselectError where a file that is
+        read would be written.
         """
-        main = self.call.output or next(iter(self.call.also.values()), None)
-        if main is None:
-            return
         self._sources, self._facts = sources, facts
         self._inputs = [{"name": s.relative, **(_entry(s.path) if s.path else {"path": s.name})} for s in sources]
         self._files = {option: _named_files(values) for option, values in self.call.files.items()}
+        read = [entry["path"] for entries in (self._inputs, *self._files.values()) for entry in entries]
+        _refuse_collisions([*outputs, *map(Path, self.call.also.values())], read)
+        main = self.call.output or next(iter(self.call.also.values()), None)
+        if main is None or _is_special(Path(main)):
+            return
         # `.`, `..` and `/` stand for the folder itself
         self._main = Path(main) if Path(main).name not in ("", "..") else Path(main).resolve()
         self._old = _read_json(_manifest_path(self._main))
         if folder:
             self._lock_folder()
-        if not self.call.force:
-            self._stop_if_up_to_date()
+            self._find_done(whole, resume and not self.call.force and "rejects" not in self.call.also)
+            self._refuse_strangers(whole)
+        if not self.call.force and (outputs or not self.call.records):
+            self._stop_if_up_to_date(folder)
         if folder:
-            self._begin_journal(whole, resume and not self.call.force and "rejects" not in self.call.also)
+            self._begin_journal()
 
     def _key(self) -> Json:
         """Return what must agree for an earlier outcome to hold, files apart."""
@@ -108,28 +124,29 @@ class Ledger:
             and all(_all_same(files[option], now) for option, now in self._files.items())
         )
 
-    def _stop_if_up_to_date(self) -> None:
-        old, also = self._old, self._old.get("also", {})
-        outputs = old.get("outputs", []) if self.call.output else []
-        if (
-            not self._same_call(old)
-            or not _all_same(old.get("inputs", []), self._inputs)
-            or set(also) != set(self.call.also)
-            or not (outputs or also)
-        ):
-            return
+    def _stop_if_up_to_date(self, folder: bool) -> None:
         assert self._main is not None
-        places = [(self._main.parent / output["path"], output) for output in outputs]
-        places += [(Path(path), also[option]) for option, path in self.call.also.items()]
-        if not all(_as_written(path, state) for path, state in places):
+        old, also = self._old, self._old.get("also", {})
+        same_inputs = len(self.done) == len(self._inputs) if folder else _all_same(old.get("inputs", []), self._inputs)
+        if self._stale or not self._same_call(old) or not same_inputs or set(also) != set(self.call.also):
             return
-        for path, state in places:
-            os.utime(path)  # or make would run this command for ever
+        if folder and self._inputs:
+            states = [(self._main / entry["name"], entry["output"]) for entry in self.done.values()]
+        else:
+            outputs = old.get("outputs", []) if self.call.output else []
+            states = [(self._main.parent / output["path"], output) for output in outputs]
+        states += [(Path(path), also[option]) for option, path in self.call.also.items()]
+        if not states or not all(_as_written(path, state) for path, state in states):
+            return
+        for path, state in states:
+            with suppress(PermissionError):
+                os.utime(path)  # or make would run this command for ever
             state |= _state(path)
-        for entry in old["inputs"]:
-            if "output" in entry:
-                entry["output"] = _state(self._main / entry["name"])
-        _write_json(_manifest_path(self._main), old)
+        for output in old.get("outputs", []):
+            with suppress(OSError):
+                output |= _state(self._main.parent / output["path"])
+        with suppress(DselectError):
+            _write_json(_manifest_path(self._main), old)
         self._end_journal()
         raise UpToDate(str(self._main), old.get("summary", {}))
 
@@ -156,22 +173,52 @@ class Ledger:
         except OSError as error:
             raise DselectError(f"cannot write: {error.strerror}", where=str(self._main)) from error
 
-    def _begin_journal(self, whole: bool, resume: bool) -> None:
-        """Find the shards that are done, and begin the list anew with them."""
+    def _find_done(self, whole: bool, resume: bool) -> None:
+        """Find the shards that earlier runs have done: of this call, from these inputs, and still as written."""
         assert self._journal is not None
         assert self._main is not None
         head, finished = _read_journal(self._journal)
         earlier: dict[str, Json] = {}
-        for book, entries in ((self._old, self._old.get("inputs", [])), (head, finished)):
+        for book, entries in ((self._old, self._of_old()), (head, finished)):
             if resume and self._same_call(book) and not (whole and not _all_same(book["inputs"], self._inputs)):
                 earlier |= {entry["name"]: entry for entry in entries if "output" in entry}
         for number, now in enumerate(self._inputs):
-            entry = earlier.get(now["name"])
+            entry = earlier.pop(now["name"], None)
             if entry and _same(entry, now) and _as_written(self._main / now["name"], entry["output"]):
                 self.done[number] = entry
+        self._others = list(earlier.values()) if not whole else []
+
+    def _of_old(self) -> list[Json]:
+        return [*self._old.get("inputs", []), *self._old.get("others", [])]
+
+    def _refuse_strangers(self, whole: bool) -> None:
+        """Tell what is to become of shards in the folder that are not of these inputs.
+
+        Of this call, one input after the other: they stay. From an input that is gone: they are deleted at the end.
+        Of another run: nobody asked for that, so it takes --force.
+        """
+        assert self._main is not None
+        names = {entry["name"] for entry in self._inputs}
+        others = [e for e in self._of_old() if "output" in e and e["name"] not in names]
+        others = [entry for entry in others if _as_written(self._main / entry["name"], entry["output"])]
+        gone = [entry for entry in others if not os.path.lexists(entry["path"])]
+        alive = [entry for entry in others if entry not in gone]
+        kept = [entry["name"] for entry in self._others]
+        foreign = [entry for entry in alive if whole or entry["name"] not in kept]
+        if foreign and not self.call.force:
+            raise DselectError(
+                f"this folder holds {len(foreign):,} shards of another run, {foreign[0]['name']} among them",
+                where=str(self._main),
+                way_out="name another folder; --force deletes them",
+            )
+        self._others = [entry for entry in self._others if entry in alive]
+        self._stale = [*gone, *foreign]
+
+    def _begin_journal(self) -> None:
+        assert self._journal is not None
         os.ftruncate(self._journal.fileno(), 0)
         self._note({"key": self._key(), "files": self._files, "inputs": self._inputs})
-        for entry in self.done.values():
+        for entry in (*self.done.values(), *self._others):
             self._note(entry)
 
     def _note(self, line: Json) -> None:
@@ -211,7 +258,7 @@ class Ledger:
         for option, entries in self._files.items():
             self._files[option] = [_with_digest(entry) for entry in entries]
         if self._journal is not None:
-            self._remove_stale()
+            summary["shards_deleted"] = self._remove_stale()
         for path in {self._main, *(Path(also) for option, also in self.call.also.items() if option != "rejects")}:
             _write_json(_manifest_path(path), self._manifest(path.parent, summary))
         self._end_journal()
@@ -224,6 +271,7 @@ class Ledger:
             "versions": versions(),
             "files": self._files,
             "inputs": self._inputs,
+            "others": self._others,
             "outputs": outputs,
             "also": {option: _state(Path(path)) for option, path in self.call.also.items()},
             "summary": summary,
@@ -231,17 +279,18 @@ class Ledger:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
 
-    def _remove_stale(self) -> None:
-        """Delete the shards that only the old manifest lists, as it wrote them, and temporary files of killed runs."""
+    def _remove_stale(self) -> int:
+        """Delete the shards that are not to stay, if they are as they were written, and temporaries of killed runs."""
         assert self._main is not None
-        folder = self._main.resolve()
-        current = {Path(path).resolve() for path in self._outputs}
-        for output in self._old.get("outputs", []):
-            path = (self._main.parent / output["path"]).resolve()
-            if path.is_relative_to(folder) and path not in current and _as_written(path, output):
+        folder, deleted = self._main.resolve(), 0
+        for entry in self._stale:
+            path = self._main / entry["name"]
+            if path.resolve().is_relative_to(folder) and _as_written(path, entry["output"]):
                 path.unlink()
+                deleted += 1
         for temporary in self._main.rglob(".*.tmp") if self._killed else ():
             temporary.unlink()
+        return deleted
 
     def close(self) -> None:
         """Let go of the folder; what the journal lists is there for the next run."""
@@ -340,6 +389,36 @@ def _manifest_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.manifest.json")
 
 
+def _refuse_collisions(outputs: Sequence[Path], read: Sequence[str]) -> None:
+    """Raise DselectError where a file that is read would be written, or two outputs would be one."""
+    inputs = {}
+    for name in read:
+        with suppress(OSError):
+            inputs[_identity(Path(name))] = name
+    taken: set[Path] = set()
+    for path in outputs:
+        if path.resolve() in taken:
+            raise DselectError("this output is named twice", where=str(path))
+        taken.add(path.resolve())
+        with suppress(OSError):
+            if _identity(path) in inputs and not _is_special(path):
+                raise DselectError("this output is one of the inputs", where=str(path))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _is_special(path: Path) -> bool:
+    """Tell whether this is a pipe or device: no manifest stands beside one."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
 def _visible(folder: Path) -> bool:
     return any(not path.name.startswith(".") for path in folder.iterdir())
 
@@ -368,7 +447,7 @@ def _read_journal(file: BinaryIO) -> tuple[Json, list[Json]]:
 
 
 def _write_json(path: Path, value: Json) -> None:
-    publish(path, json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+    publish(path, json.dumps(value, indent=1).encode() + b"\n")
 
 
 def _peak_memory() -> dict[str, int]:

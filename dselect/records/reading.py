@@ -97,18 +97,16 @@ def discover(paths: Sequence[str]) -> list[Source]:
         path = Path(name)
         if name == "-":
             found.append(STDIN)
-        elif path.is_dir():
+        elif stat.S_ISDIR(_status(path).st_mode):
             found.extend(_in_folder(path))
-        elif path.exists():
-            found.append(Source(path, name, path.name))
         else:
-            raise DselectError("no such file or folder", where=name)
+            found.append(Source(path, name, path.name))
     seen: set[tuple[int, int]] = set()
     for source in found:
         if source.path is None:
             key = (-1, -1)
         else:
-            status = source.path.stat()
+            status = _status(source.path)
             key = (status.st_dev, status.st_ino)
         if key in seen:
             raise DselectError("this input is named twice", where=source.name)
@@ -116,15 +114,42 @@ def discover(paths: Sequence[str]) -> list[Source]:
     return found
 
 
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except FileNotFoundError as error:
+        raise DselectError("no such file or folder", where=str(path)) from error
+    except OSError as error:
+        raise DselectError(f"cannot read: {error.strerror}", where=str(path)) from error
+
+
 def _in_folder(folder: Path) -> list[Source]:
-    inside = []
-    for base, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside += [Path(base, name) for name in files if not name.startswith(".")]
-    records = sorted(path for path in inside if path.name.endswith(_SUFFIXES))
+    records = sorted(path for path in _files(folder, set()) if path.name.endswith(_SUFFIXES))
     if not records:
         raise DselectError(f"no {', '.join('*' + s for s in _SUFFIXES)} in this folder", where=str(folder))
+    for path in records:
+        if not stat.S_ISREG(_status(path).st_mode):
+            raise DselectError("not a regular file", where=str(path), way_out="name a pipe itself")
     return [Source(path, str(path), str(path.relative_to(folder))) for path in records]
+
+
+def _files(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
+    """Yield the files in a folder and below, through links too, but never in a circle; no dot files."""
+    status = _status(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise DselectError(f"cannot read: {error.strerror}", where=str(folder)) from error
+    for path in inside:
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files(path, above | {here})
+        else:
+            yield path
 
 
 def blocks(number: int, source: Source, chunks: Iterable[bytes]) -> Iterator[Block]:
@@ -207,6 +232,8 @@ def chunks(source: Source, consumed: Callable[[bytes], object] = lambda _: None)
             yield from _zstd(head, raw, source.name)
         elif head.startswith(_GZIP):
             yield from _gzip(head, raw, source.name)
+        elif compressed and head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{":
+            raise DselectError("corrupt: not compressed as its name says", where=source.name)
         else:
             yield head
             yield from raw

@@ -25,6 +25,7 @@ from dselect.records.reading import POISON, Source
 
 FRAME = 4 << 20
 ZSTD_LEVEL, GZIP_LEVEL = 3, 6
+_UNWRITTEN = (".bz2", ".xz", ".lz4", ".zip", ".parquet", ".arrow", ".csv")
 
 
 class Sink(Protocol):
@@ -44,7 +45,7 @@ class TemporaryFile:
     """`.NAME.tmp` beside the final name: locked while written, then synced and renamed, or removed."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = path.resolve() if path.is_symlink() else path
         self.temporary = path.with_name(f".{path.name}.tmp")
         self.file = self._open()
 
@@ -329,7 +330,7 @@ def poison_stdout() -> None:
     """End standard output with an unterminated line that every dselect reader refuses: a failed run is no short one."""
     with suppress(OSError), open(1, "wb", buffering=0, closefd=False) as file:
         if not file.isatty():
-            write_all(file, POISON + b" true")
+            write_all(file, b"\n" + POISON + b" true")  # what was cut short is a line of its own
 
 
 def write_all(file: BinaryIO, data: bytes) -> None:
@@ -345,6 +346,8 @@ def _compression(name: str) -> Callable[[bytes], bytes] | None:
         return _zstd_frame
     if name.endswith(".gz"):
         return lambda frame: gzip.compress(frame, GZIP_LEVEL, mtime=0)
+    if name.endswith(_UNWRITTEN):
+        raise DselectError("cannot write this format", where=name, way_out="name it .jsonl, .jsonl.gz or .jsonl.zst")
     return None
 
 

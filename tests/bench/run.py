@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -196,31 +197,34 @@ def bench(options: argparse.Namespace, paths: list[Path], target: Path, folder: 
     row("dsir --model, a pool twice as large", larger["score"], text_bytes(twice), memory, "memory of the smaller")
 
     if options.official:
-        few = sample(small, folder / "few.jsonl", 8e6)
-        amount = text_bytes([few])
-        plain_target = plain([str(target)], folder / "target.jsonl")
-        official = Measured()
-        fitting, scoring = [], []
-        whole, alone = Measured(), Measured()
-        for _ in range(options.repeat):
-            shutil.rmtree(folder / "cache", ignore_errors=True)
-            command = [options.official, str(HERE / "official_dsir.py"), few, plain_target, "cache", "1"]
-            measure(command, official, folder)
-            fit, weigh = map(float, official.said.split())
-            fitting.append(fit)
-            scoring.append(weigh)
-            run = [*DSELECT, "dsir", "-q", "--force", "-j", "1", "-o", "out.jsonl"]
-            measure([*run, *small, "-t", str(target)], whole, folder)
-            measure([*run, *small, "--model", "model"], alone, folder)
-        pool_size = text_bytes(small)
-        theirs = amount / statistics.median(scoring)
-        row("official DSIR, whole run, 1 process", official, amount)
-        ours = pool_size / alone.median
-        row("dsir --model, the pool, 1 job", alone, pool_size, ours / theirs, "official scoring, MB/s by MB/s")
-        ours = pool_size / whole.median
-        both = amount / (statistics.median(fitting) + statistics.median(scoring))
-        row("dsir whole run, the pool, 1 job", whole, pool_size, ours / both, "official whole run, MB/s by MB/s")
+        beside_official(options, small, target, folder, row)
     return rows
+
+
+def beside_official(
+    options: argparse.Namespace, pool: list[str], target: Path, folder: Path, row: Callable[..., None]
+) -> None:
+    """Measure the official package on a part of the pool, and dselect on all of it, one process each."""
+    few = sample(pool, folder / "few.jsonl", 8e6)
+    amount, size = text_bytes([few]), text_bytes(pool)
+    plain_target = plain([str(target)], folder / "target.jsonl")
+    official, whole, alone = Measured(), Measured(), Measured()
+    fitting, scoring = [], []
+    run = [*DSELECT, "dsir", "-q", "--force", "-j", "1", "-o", "out.jsonl", *pool]
+    for _ in range(options.repeat):
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+        script = str(HERE / "official_dsir.py")
+        measure([options.official, script, few, plain_target, "cache", "1"], official, folder)
+        fit, weigh = map(float, official.said.split())
+        fitting.append(fit)
+        scoring.append(weigh)
+        measure([*run, "-t", str(target)], whole, folder)
+        measure([*run, "--model", "model"], alone, folder)
+    row("official DSIR, whole run, 1 process", official, amount)
+    theirs = amount / statistics.median(scoring)
+    row("dsir --model, 1 job", alone, size, size / alone.median / theirs, "official scoring, by MB/s")
+    theirs = amount / (statistics.median(fitting) + statistics.median(scoring))
+    row("dsir, whole run, 1 job", whole, size, size / whole.median / theirs, "official whole run, by MB/s")
 
 
 def sample(paths: list[str], target: Path, size: float) -> str:
