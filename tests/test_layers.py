@@ -16,6 +16,8 @@ LAYERS = [
     {"engine"},
     {"pool"},
     {"pipeline"},
+    {"sampling"},
+    {"fitting"},
     {"options", "console"},
     {"commands"},
     {"cli"},

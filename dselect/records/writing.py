@@ -302,6 +302,16 @@ def poison_stdout() -> None:
             write_all(file, POISON + b" true")
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    file = TemporaryFile(path)
+    try:
+        write_all(file.file, data)
+        file.commit()
+    finally:
+        file.discard()
+
+
 def write_all(file: BinaryIO, data: bytes) -> None:
     """Write every byte to an unbuffered file: one call may take only a part."""
     view = memoryview(data)

@@ -1,0 +1,89 @@
+"""Score records by what language models make of them: bits per byte."""
+# The cross-entropy of a text under a model, -log2 p(text) / its UTF-8 bytes: comparable between tokenizers. What
+# perplexity filters, difference sampling (MiniPLM), PreSelect and data mixing start from.
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+
+from dselect.console import Run
+from dselect.errors import UsageError
+from dselect.models.byte_lm import ByteLM
+from dselect.options import Option, OutputOptions, Overwrite, PoolOptions, RunOptions
+from dselect.pipeline import Kind, annotate
+from dselect.records.batch import Batch
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+_NAMED = re.compile(r"(?:(?P<name>[\w.-]+)=)?(?P<file>.+)", re.DOTALL)
+
+
+class LanguageModel(Protocol):
+    """Whatever gives a text a probability."""
+
+    def loss(self, texts: list[bytes]) -> Floats:
+        """Return the bits per byte of every text: float64 (n,); 8.0 for the empty text."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The loss of a text under each of some models: costs, in bits per UTF-8 byte."""
+
+    models: Mapping[str, LanguageModel]
+
+    @property
+    def fields(self) -> Mapping[str, Kind]:
+        """One cost a model."""
+        return {f"loss_{name}": "cost" for name in self.models}
+
+    def score(self, batch: Batch) -> Mapping[str, Floats]:
+        """Return each model's loss: float64 (n,)."""
+        texts = [text.encode() for text in batch.texts]
+        return {f"loss_{name}": model.loss(texts) for name, model in self.models.items()}
+
+
+def command(
+    pool: PoolOptions,
+    output: OutputOptions,
+    run: RunOptions,
+    model: Annotated[
+        list[str] | None,
+        Option(metavar="NAME=FILE", help="A model that `lm` fitted; gives loss_NAME. Give it again for more."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Score records by what language models make of them: the field loss_NAME (lower is better), in bits per byte.
+
+    Each text is scored alone; the empty one gets 8, as if any byte were as likely.
+
+    \b
+    Example:
+      dselect lm target.jsonl.zst -o target.lm
+      dselect loss pool.jsonl.zst --model target=target.lm -o losses.jsonl.zst
+    """
+    if not model:
+        raise UsageError("loss needs a model", way_out="--model NAME=FILE; dselect lm makes one")
+    with Run("loss", run) as talk:
+        losses = Losses(_load(model))
+        records = pool.open(run, talk, rereads=False)
+        with output.open(records) as sink:
+            annotate(records, losses, sink, overwrite)
+    talk.report(records.counts)
+
+
+def _load(named: list[str]) -> dict[str, LanguageModel]:
+    models: dict[str, LanguageModel] = {}
+    for text in named:
+        found = _NAMED.fullmatch(text)
+        assert found
+        name = found["name"] or Path(found["file"]).name.split(".")[0]
+        if name in models:
+            raise UsageError(f"two models would give the field loss_{name}", way_out="--model NAME=FILE")
+        models[name] = ByteLM.load(found["file"])
+    return models
