@@ -23,28 +23,39 @@ if TYPE_CHECKING:
 
 ENTRY = 64  # bytes of memory an n-gram takes at the most, while counts are merged and become a trie
 
+Keys = np.ndarray[Any, np.dtype[np.uint64]]
 Drawn = tuple[float, int, bytes]  # draw, tie, text
 
 
 @dataclass(frozen=True)
 class CountBytes:
-    """N-gram counts of a block's texts, of all or of a seeded sample: the work of the fitting pass."""
+    """N-gram counts of a block's texts, of all or of a seeded sample: the work of the fitting pass.
+
+    hashes: whether to tell the texts it counted; known: uint64 (k,), hashes of texts to look for among all records.
+    """
 
     order: int
     seed: int
     sample: Sample | None = None
     hashes: bool = False
+    known: Keys | None = None
 
-    def __call__(self, batch: Batch) -> tuple[Starts, list[Drawn], Counter[int]]:
-        """Return the counts, the texts that may be held out, and how often each text occurs, by its hash."""
+    def __call__(self, batch: Batch) -> tuple[Starts, list[Drawn], Counter[int], int]:
+        """Return the counts, the texts that may be held out, how often each hash occurs, and how many are known."""
         from dselect.kernels.byte_ngrams import count
 
         at = range(len(batch)) if self.sample is None else self.sample.of(batch).tolist()
         texts = [batch.texts[i].encode() for i in at]
         draw, ties = draws.uniform(self.seed, "held-out", batch.identities), batch.ties
         drawn = [(float(draw[i]), int(ties[i]), text) for i, text in zip(at, texts, strict=True)]
-        hashes = batch.text_hashes if self.hashes else ()
-        return count(texts, self.order), held_out(drawn), Counter(int(hashes[i]) for i in at if self.hashes)
+        hashes = batch.text_hashes if self.hashes else np.zeros(0, np.uint64)
+        found = 0 if self.known is None else int(np.isin(hashes, self.known).sum())
+        return (
+            count(texts, self.order),
+            held_out(drawn),
+            Counter(hashes[list(at)].tolist() if self.hashes else ()),
+            found,
+        )
 
 
 def held_out(drawn: Sequence[Drawn]) -> list[Drawn]:
@@ -65,6 +76,7 @@ class Fitted:
     model: ByteLM
     held_out: list[bytes] = field(default_factory=list)
     texts: Counter[int] = field(default_factory=Counter)  # hash of a text → how often it occurs
+    known: int = 0  # records that hold a text that was looked for
     rare: int = 0  # n-grams that occur at most so often may be missing
 
 
@@ -83,14 +95,16 @@ def fit_byte_lm(
     texts: Counter[int] = Counter()
     for model in added:
         tally.add(model.starts())
+    known = 0
     for pool in pools:
-        for _, (starts, more, hashes) in pool.map(work, what):
+        for _, (starts, more, hashes, found) in pool.map(work, what):
+            known += found
             tally.add(starts)
             drawn = held_out([*drawn, *more])
             texts += hashes
     held = [text for _, _, text in drawn]
     model = ByteLM(work.order).fit(tally.total(), held, _mean_mu(added))
-    return Fitted(model, held, texts, tally.rare_)
+    return Fitted(model, held, texts, known, tally.rare_)
 
 
 def _mean_mu(models: Sequence[ByteLM]) -> np.ndarray[Any, np.dtype[np.float64]] | None:

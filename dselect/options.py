@@ -34,9 +34,7 @@ Length = Annotated[
 ]
 
 Order = Annotated[int, Option(help="Longest n-gram, in bytes.", min=1, max=8)]
-MaxMemory = Annotated[
-    str, Option(metavar="SIZE", help="Of n-gram counts; beyond it the rarest are forgotten.")
-]
+MaxMemory = Annotated[str, Option(metavar="SIZE", help="Of n-gram counts; beyond it the rarest are forgotten.")]
 
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace fields that the records have already.")]
 

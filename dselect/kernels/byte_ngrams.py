@@ -5,13 +5,14 @@ text ends. Sorted by the bytes themselves, these *starts* hold the counts of eve
 prefixes, so one sort counts all orders; and counts of two texts add.
 
 For looking up, the n-grams of all orders become a trie in order of (length, bytes): node 0 is the empty context, then
-come the nodes of one byte, of two, and so on. A node's children lie side by side, so a walk along a text costs one short
-search an order: the context of k bytes ending here has as child the one of k + 1 bytes ending at the next byte.
+come the nodes of one byte, of two, and so on. A node's children lie side by side, so a walk along a text costs one
+short search an order: the context of k bytes ending here has as child the one of k + 1 bytes ending at the next byte.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,9 +31,9 @@ Starts = list[Counted]  # by length, from 1: n-grams that begin somewhere and ar
 class Trie(NamedTuple):
     """The n-grams of all orders; arrays are read-only.
 
-    labels: uint8 (nodes,), the last byte of each; of a node's children ascending. counts: uint32 or uint64 (nodes,), how
-    often the n-gram occurs. inner: the same type, (nodes that may have children + 1, 2): where the children begin (they
-    end where the next node's begin), and the sum of their counts.
+    labels: uint8 (nodes,), the last byte of each; of a node's children ascending. counts: uint32 or uint64 (nodes,),
+    how often the n-gram occurs. inner: the same type, (nodes that may have children + 1, 2): where the children begin
+    (they end where the next node's begin), and the sum of their counts.
     """
 
     labels: Bytes
@@ -68,7 +69,9 @@ _OBSERVE = [
 _SOUND = [types.int64(_BYTES, _array(width), _array(width, 2), types.int64) for width in _WIDTHS]
 
 
-@njit(types.int64(_BYTES, _INTS, types.int64, _OUT_KEYS, types.uint64[:, ::1], types.int64[::1]), cache=True, nogil=True)
+@njit(
+    types.int64(_BYTES, _INTS, types.int64, _OUT_KEYS, types.uint64[:, ::1], types.int64[::1]), cache=True, nogil=True
+)
 def _starts(data: Any, ends: Any, longest: Any, full: Any, ends_of: Any, short: Any) -> Any:
     """Fill in the full n-grams of all texts, and per length the last bytes of each text; return how many are full."""
     mask = ~np.uint64(0) >> np.uint64(64 - 8 * longest)
@@ -159,7 +162,9 @@ def _heads(labels: Any, inner: Any, order: Any, heads: Any) -> None:
 
 
 @njit(_BITS, cache=True, nogil=True)
-def _bits(data: Any, ends: Any, labels: Any, counts: Any, inner: Any, heads: Any, mu: Any, bits: Any) -> None:
+def _bits(  # noqa: PLR0915  one loop: calls would cost more than they hide
+    data: Any, ends: Any, labels: Any, counts: Any, inner: Any, heads: Any, mu: Any, bits: Any
+) -> None:
     """Per text: -log2 of its probability.
 
     The probabilities are multiplied as long as float64 holds the product: one logarithm does for many bytes. What the
@@ -357,7 +362,7 @@ def trie(starts: Starts) -> Trie:
     levels.append(_summed(*levels[-1], 8) if len(levels[-1][0]) else (np.zeros(1, np.uint64), np.zeros(1, np.int64)))
     levels.reverse()  # the empty n-gram first
     parts, offset = [], 0
-    for parents, children in zip(levels, levels[1:], strict=False):
+    for parents, children in pairwise(levels):
         inner = np.zeros((len(parents[0]), 2), np.int64)
         offset += len(parents[0])
         _children(parents[0], *children, inner)

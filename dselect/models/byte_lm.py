@@ -5,8 +5,8 @@ MacKay and Peto 1995, "A hierarchical Dirichlet language model". With N the coun
     p_n(c | context) = (N(context, c) + μ_n p_{n-1}(c | shorter context)) / (N(context) + μ_n)
 
 down to p_0 = 1/256, where N(context) = Σ_c N(context, c), so the 256 probabilities sum to 1 after any context. N-grams
-never cross texts: byte i of a text (from 1) is predicted by the orders 1 to min(i, n), and there is no padding byte. The
-μ are fitted by held-out likelihood: each of some texts is predicted from the counts of all others.
+never cross texts: byte i of a text (from 1) is predicted by the orders 1 to min(i, n), and there is no padding byte.
+The μ are fitted by held-out likelihood: each of some texts is predicted from the counts of all others.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class ByteLM:
         self.mu_: Floats | None = None
         self.trie_: Trie | None = None
         self._heads: np.ndarray[Any, Any] | None = None
-        self._file: tuple[str, tuple[int, ...]] | None = None  # where it was loaded from: workers map it too
+        self.file_: tuple[str, str, str] | None = None  # where it was loaded from: workers map it too
+        self.stamp_: tuple[int, ...] = ()
 
     def fit(self, starts: Starts, held_out: Sequence[bytes], mu: Floats | None = None) -> ByteLM:
         """Learn from the counts of all texts; held_out: some of those texts; mu: where the search for μ begins."""
@@ -72,7 +73,7 @@ class ByteLM:
 
     def bits_without(self, text: bytes, times: int = 1) -> float:
         """Return -log2 of the probability of a text by the counts of the other texts only; it was counted `times`."""
-        return self._without([text], times).bits(text, self.fitted[1])
+        return float(self._without([text], times).bits(text, self.fitted[1]))
 
     def loss(self, texts: Sequence[bytes]) -> Floats:
         """Return the bits per byte of every text: float64 (n,); 8.0 for the empty text."""
@@ -103,8 +104,7 @@ class ByteLM:
         return {**trie._asdict(), "mu": mu}
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays, order: Any, path: str, check: bool = True) -> ByteLM:
-        """Return the model of arrays that a file holds; DselectError if they are not sound."""
+    def _from_arrays(cls, arrays: Arrays, order: Any, path: str, check: bool) -> ByteLM:
         from dselect.kernels import byte_ngrams
 
         model = cls(order)
@@ -129,26 +129,29 @@ class ByteLM:
         return tables.to_bytes("byte-lm", {"order": self.order}, self.arrays())
 
     @classmethod
-    def load(cls, path: str, check: bool = True) -> ByteLM:
-        """Map a model that `to_bytes` wrote into memory; DselectError if it is none."""
-        settings, arrays = tables.load_mapped(path, "byte-lm")
-        model = cls.from_arrays(arrays, settings.get("order"), path, check)
-        model._file = path, _stamp(path)
+    def load(cls, path: str, kind: str = "byte-lm", prefix: str = "", *, check: bool = True) -> ByteLM:
+        """Map a model into memory that `to_bytes` wrote; DselectError if the file holds none, or one that is not sound.
+
+        Of another kind of file that holds it, prefix is how the names of its arrays begin.
+        """
+        settings, arrays = tables.load_mapped(path, kind)
+        own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        model = cls._from_arrays(own, settings.get("order"), path, check)
+        model.file_, model.stamp_ = (path, kind, prefix), _stamp(path)
         return model
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what the receiver finds in the file."""
-        dropped = {"_heads": None, **({"trie_": None, "mu_": None} if self._file else {})}
+        dropped = {"_heads": None, **({"trie_": None, "mu_": None} if self.file_ else {})}
         return {**self.__dict__, **dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Map the file that the sender loaded, which checked it."""
         self.__dict__.update(state)
-        if self._file:
-            path, stamp = self._file
-            if _stamp(path) != stamp:
-                raise DselectError("the model changed while it was in use", where=path, way_out="run again")
-            loaded = ByteLM.load(path, check=False)
+        if self.file_:
+            if _stamp(self.file_[0]) != self.stamp_:
+                raise DselectError("the model changed while it was in use", where=self.file_[0], way_out="run again")
+            loaded = ByteLM.load(*self.file_, check=False)
             self.trie_, self.mu_ = loaded.trie_, loaded.mu_
 
 

@@ -66,9 +66,7 @@ def load_mapped(path: str, kind: str) -> tuple[dict[str, Any], dict[str, np.ndar
 _TYPES = {"U8": np.uint8, "U32": np.uint32, "U64": np.uint64, "F64": np.float64}
 
 
-def _view(
-    mapped: mmap.mmap, start: int, dtype: str, shape: list[int], data_offsets: list[int]
-) -> np.ndarray[Any, Any]:
+def _view(mapped: mmap.mmap, start: int, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray[Any, Any]:
     item = np.dtype(_TYPES.get(dtype, "V"))
     first, end = data_offsets
     if item.itemsize == 0 or (start + first) % item.itemsize:

@@ -128,7 +128,10 @@ def test_a_tally_holds_few_n_grams_and_stays_a_model():
 
 
 def test_counts_beyond_32_bits_are_counted():
-    starts = [(np.array([97], np.uint64), np.array([2**33])), (np.array([97 << 8 | 98], np.uint64), np.array([5]))]
+    starts = [
+        (np.array([97, 98], np.uint64), np.array([2**33, 5])),
+        (np.array([97 << 8 | 98], np.uint64), np.array([5])),
+    ]
     model = ByteLM(2).fit(starts, [], np.ones(2))
     assert model.trie_.counts.dtype == np.uint64
     assert byte_ngrams.flaw(*model.trie_, 2) is None
