@@ -23,6 +23,7 @@ from dselect.console import Run, amount, size, table
 from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
 from dselect.models.byte_lm import HELD_OUT, ByteLM
+from dselect.models.transformer import train_and_test
 from dselect.options import Argument, Option, Order, RunOptions, Targets
 from dselect.pipeline import Columns, Fields, gather
 from dselect.pool import Counts, Pool
@@ -110,6 +111,18 @@ class NgramJudge:
                 held.append(text)
                 left -= len(text)
         return ByteLM(self.order).fit(count(lesson.texts, self.order), held).bits(self.targets)
+
+
+@dataclass(frozen=True)
+class TransformerJudge:
+    """Trains a small transformer, and tells what the target costs it."""
+
+    targets: Sequence[bytes]
+    steps: int
+
+    def __call__(self, lesson: Lesson) -> Floats:
+        """Return -log2 of the probability of every target: float64 (n,), in bits."""
+        return train_and_test(lesson.texts, self.targets, self.steps, lesson.seed)
 
 
 def interval(differences: Floats, sizes: Ints, seed: int) -> tuple[float, float]:
@@ -247,7 +260,11 @@ def command(
         str | None, Option(metavar="SELECTION", help="Which of the selections the others are compared with.")
     ] = None,
     seeds: Annotated[int, Option(help="Models a selection: their mean is told.", min=1)] = 3,
-    lm: Annotated[Literal["ngram"], Option(help="What is trained: byte n-grams (seconds).")] = "ngram",
+    lm: Annotated[
+        Literal["ngram", "transformer"],
+        Option(help="What is trained: byte n-grams (seconds), or a small transformer (minutes; extra neural)."),
+    ] = "ngram",
+    steps: Annotated[int, Option(help="Of --lm transformer: training steps of 4,096 bytes.", min=1)] = 2000,
     order: Order = 6,
     within: Annotated[str | None, Option(metavar="FIELD", help="Tell the shares of the domains it names.")] = None,
     text: Annotated[str, Option(metavar="FIELD", help="The field that holds the text; dots reach inside.")] = "text",
@@ -275,7 +292,9 @@ def command(
             raise DselectError("the target has no text", where=target[0])
         spent = _budget(budget, selections, allow_short)
         numbers = [run.seed + number for number in range(seeds)]
-        rows = compare(selections, targets, NgramJudge(targets, order), spent, numbers, at, run.jobs)
+        judge: Judge = NgramJudge(targets, order) if lm == "ngram" else TransformerJudge(targets, steps)
+        jobs = run.jobs if lm == "ngram" else 1  # torch has threads of its own
+        rows = compare(selections, targets, judge, spent, numbers, at, jobs)
     print(_table(rows, spent))
     for row in rows:
         if row.target_overlap > LEAK:
@@ -284,7 +303,8 @@ def command(
                 f"{row.target_documents_found} of {len(targets)} documents, are in what was trained on",
                 file=sys.stderr,
             )
-    settings = {"budget": spent, "lm": lm, "order": order, "seeds": numbers, "target": target, "baseline": baseline}
+    size_of_lm = {"order": order} if lm == "ngram" else {"steps": steps}
+    settings = {"budget": spent, "lm": lm, **size_of_lm, "seeds": numbers, "target": target, "baseline": baseline}
     if json_file:
         report = {**settings, "target_documents": len(targets), "selections": [vars(row) for row in rows]}
         write_file(json_file, json.dumps(report, indent=2).encode() + b"\n")

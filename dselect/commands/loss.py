@@ -8,13 +8,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 
 from dselect.console import Run
 from dselect.errors import UsageError
 from dselect.models.byte_lm import ByteLM
+from dselect.models.causal_lm import CausalLM, CausalSettings
 from dselect.options import Option, OutputOptions, Overwrite, PoolOptions, RunOptions
 from dselect.pipeline import Kind, annotate
 from dselect.records.batch import Batch
@@ -54,8 +55,20 @@ def command(
     run: RunOptions,
     model: Annotated[
         list[str] | None,
-        Option(metavar="NAME=FILE", help="A model that `lm` fitted; gives loss_NAME. Give it again for more."),
+        Option(
+            metavar="NAME=FILE|NAME=hf:PATH",
+            help="A model that `lm` fitted, or a causal model of transformers; gives loss_NAME. Again for more.",
+        ),
     ] = None,
+    device: Annotated[str, Option(help="Of hf: models: auto, cpu, cuda, cuda:1.")] = "auto",
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], Option(help="Of hf: models.")] = "float32",
+    window: Annotated[
+        int | None, Option(min=2, help="Of hf: models: tokens seen at once. [default: what the model says]")
+    ] = None,
+    stride: Annotated[
+        int | None, Option(min=1, help="Of hf: models: by how many tokens windows advance. [default: half a window]")
+    ] = None,
+    batch_tokens: Annotated[int, Option(min=1, help="Of hf: models: tokens computed at once.")] = 8192,
     overwrite: Overwrite = False,
 ) -> None:
     """Score records by what language models make of them: the field loss_NAME (lower is better), in bits per byte.
@@ -70,14 +83,16 @@ def command(
     if not model:
         raise UsageError("loss needs a model", way_out="--model NAME=FILE; dselect lm makes one")
     with Run("loss", run) as talk:
-        losses = Losses(_load(model))
+        losses = Losses(_load(model, CausalSettings(device, dtype, window, stride, batch_tokens)))
+        if any(isinstance(one, CausalLM) for one in losses.models.values()):
+            run.jobs = 1  # torch has threads of its own, and a device is not shared out
         records = pool.open(run, talk, rereads=False)
         with output.open(records) as sink:
             annotate(records, losses, sink, overwrite)
     talk.report(records.counts)
 
 
-def _load(named: list[str]) -> dict[str, LanguageModel]:
+def _load(named: list[str], settings: CausalSettings) -> dict[str, LanguageModel]:
     models: dict[str, LanguageModel] = {}
     for text in named:
         found = _NAMED.fullmatch(text)
@@ -85,5 +100,6 @@ def _load(named: list[str]) -> dict[str, LanguageModel]:
         name = found["name"] or Path(found["file"]).name.split(".")[0]
         if name in models:
             raise UsageError(f"two models would give the field loss_{name}", way_out="--model NAME=FILE")
-        models[name] = ByteLM.load(found["file"])
+        path = found["file"]
+        models[name] = CausalLM(path[3:], settings) if path.startswith("hf:") else ByteLM.load(path)
     return models

@@ -1,6 +1,7 @@
 """Does the judge judge, is the budget kept, does the interval cover, is a leak seen."""
 
 import csv
+import importlib.util
 import json
 import random
 
@@ -159,3 +160,23 @@ def test_equal_models_differ_by_nothing(selections, dselect):
 def test_mistakes_are_one_line(arguments, status, said, selections, dselect):
     write_records(selections / "empty.jsonl", [])
     assert said in dselect("eval", *arguments, status=status).stderr
+
+
+def test_a_small_transformer_judges_too(selections, dselect):
+    pytest.importorskip("torch")
+    options = ["--target", "heldout.jsonl", "--lm", "transformer", "--steps", 60, "--seeds", 2, "--json", "r.json"]
+    first = dselect("eval", "law.jsonl.zst", "cooking.jsonl.zst", *options)
+    found = json.loads((selections / "r.json").read_text("utf-8"))
+    law, cooking = (row["bits_per_byte"] for row in found["selections"])
+    assert cooking < law < 8
+    assert (found["lm"], found["steps"]) == ("transformer", 60)
+    assert len(set(found["selections"][0]["by_seed"])) == 2
+    assert first.stdout == dselect("eval", "law.jsonl.zst", "cooking.jsonl.zst", *options).stdout
+
+
+def test_the_transformer_says_what_it_needs(selections, dselect):
+    if importlib.util.find_spec("torch"):
+        pytest.skip("it is there")
+    options = ["--target", "heldout.jsonl", "--lm", "transformer"]
+    assert "dselect[neural]" in dselect("eval", "law.jsonl.zst", *options, status=1).stderr
+    assert "dselect[neural]" in dselect("loss", "law.jsonl.zst", "--model", "a=hf:x", status=1).stderr
