@@ -47,7 +47,7 @@ def _train(model: Any, stream: Any, steps: int, batch: int = 16) -> None:
     offsets = torch.arange(window + 1)
     model.train()
     for step in range(steps):
-        warm = min((step + 1) / _WARMUP, 1.0)
+        warm = min((step + 1) / max(min(_WARMUP, steps // 10), 1), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = _RATE * warm * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps)))
         places = torch.randint(0, len(stream) - window, (batch, 1))  # of the CPU's generator, on any device
