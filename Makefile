@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # The CPU build of this version comes before anything that depends on torch, or several GB of CUDA come along.
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-all bench lint docs neural clean
+.PHONY: demo test test-all bench evaluation lint docs neural clean
 demo: $(VENV)/installed
 	$(BIN)/python docs/demo.py
 
@@ -38,6 +38,11 @@ $(VENV)/official/installed: | $(VENV)/installed
 # Write each command's --help into its page; the tests check that this was done.
 docs: $(VENV)/installed
 	$(BIN)/python docs/generate.py
+
+# Select for real targets and train small language models on each selection; the tables go to docs/evaluation.md.
+DATA ?= ../shared/data
+evaluation: $(VENV)/installed
+	$(BIN)/python docs/evaluation.py $(DATA)
 
 neural: $(VENV)/installed
 	$(BIN)/pip install --quiet $(TORCH)

@@ -130,6 +130,8 @@ _COUNTED = {
     "missing": "without the field",
     "larger_than_budget": "larger than the whole budget",
     "duplicates": "duplicates of a better record dropped",
+    "in_target": "identical to a text of the target, scored without it",
+    "forgotten": "occurrences or fewer: such n-grams may be missing (--max-memory)",
     "binary_files": "binary files passed over",
     "shards_done_before": "shards were done before",
 }

@@ -39,6 +39,9 @@ Sidecar = Annotated[
     str | None,
     Option("--attributes", metavar="DIR", help="Write no records but dolma attribute files, one for each input."),
 ]
+Order = Annotated[int, Option(help="Longest n-gram, in bytes.", min=1, max=8)]
+MaxMemory = Annotated[str, Option(metavar="SIZE", help="Of n-gram counts; beyond it the rarest are forgotten.")]
+
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace fields that the records have already.")]
 
 

@@ -17,7 +17,7 @@ from dselect.records import splice
 from dselect.records.batch import Batch
 from dselect.records.reading import Source
 from dselect.records.writing import FileSink, Finished, FolderSink, Sink, StdoutSink
-from dselect.sampling import BottomK, spearman
+from dselect.sketch import BottomK, spearman
 
 Kind = Literal["score", "cost", "label"]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -239,8 +239,12 @@ def is_folder(output: str) -> bool:
     return output.endswith("/") or Path(output).is_dir()
 
 
-def annotate(pool: Pool, work: Annotate | Attributes, sink: Sink) -> dict[str, Any]:
-    """Write what a scoring pass gives; return how many records got no field, and the spread of the scores."""
+def annotate(pool: Pool, scorer: Scorer, sink: Sink, overwrite: bool, *, sidecar: bool = False) -> dict[str, Any]:
+    """Write every record with the scorer's fields, or with `sidecar` attribute lines in place of the records.
+
+    Return how many records got no field, and the spread of the scores.
+    """
+    work = Attributes(scorer) if sidecar else Annotate(scorer, overwrite)
     without, sample = 0, BottomK()
     for source, (data, skipped, drawn) in pool.map(work, "scoring", rest=True):
         without += skipped

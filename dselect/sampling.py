@@ -1,68 +1,56 @@
-"""A uniform sample of a stream, of bounded size: the same for any order of the records and any division of the work."""
+"""A seeded sample of the pool to fit on, told by the records' draws and never by their place in the stream."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dselect.selection import ranks
-
-SAMPLE = 65_536  # quantiles are within half a percent of the stream's
-
-Keys = np.ndarray[Any, np.dtype[np.uint64]]
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-
-
-class BottomK:
-    """The records with the smallest keys, and columns of numbers about them (bottom-k sampling, Cohen 2007).
-
-    A key is a hash of the record, so the smallest are a uniform sample; equal keys are decided by the columns. Samples
-    merge: `add` what another one holds.
-    """
-
-    def __init__(self, size: int = SAMPLE) -> None:
-        self.size = size
-        self._parts: list[tuple[Keys, Mapping[str, Floats]]] = []
-        self._held = 0
-
-    def add(self, keys: Keys, columns: Mapping[str, Floats]) -> None:
-        """Offer records: uint64 (n,) keys and float64 (n,) columns; a column others have and these lack is NaN."""
-        if len(keys):
-            self._parts.append((keys, columns))
-            self._held += len(keys)
-        if self._held > 4 * self.size:
-            self._compact()
-
-    def result(self) -> tuple[Keys, dict[str, Floats]]:
-        """Return the keys of the sample, ascending, and its columns in the order of their names."""
-        self._compact()
-        keys, columns = self._parts[0] if self._parts else (np.zeros(0, np.uint64), {})
-        return keys, dict(columns)
-
-    def _compact(self) -> None:
-        if not self._parts:
-            return
-        names = sorted({name for _, columns in self._parts for name in columns})
-        keys = np.concatenate([keys for keys, _ in self._parts])
-        joined = {
-            name: np.concatenate([columns.get(name, np.full(len(keys), np.nan)) for keys, columns in self._parts])
-            for name in names
-        }
-        if len(keys) > self.size:
-            near = np.flatnonzero(keys <= np.partition(keys, self.size - 1)[self.size - 1])
-        else:
-            near = np.arange(len(keys))
-        order = near[np.lexsort([*(joined[name][near] for name in reversed(names)), keys[near]])][: self.size]
-        self._parts = [(keys[order], {name: joined[name][order] for name in names})]
-        self._held = len(order)
+from dselect import draws
+from dselect.choice import Choice, choose
+from dselect.errors import DselectError
+from dselect.pipeline import Columns, Fields, gather
+from dselect.pool import Pool
+from dselect.records.batch import Batch
+from dselect.selection import Budget
 
 
-def spearman(first: Floats, second: Floats) -> float | None:
-    """Return the rank correlation of two columns, ties sharing their mean rank; None where either is constant."""
-    if len(first) < 2:
+@dataclass(frozen=True)
+class Sample:
+    """The records of a seeded sample, told by their draws: those at or before the last one that fitted the budget."""
+
+    columns: Columns
+    budget: int
+    last: tuple[float, int]
+
+    def of(self, batch: Batch) -> Any:
+        """Return the positions of the batch's records that are in the sample."""
+        found = self.columns(batch)
+        draw = draws.uniform(self.columns.choice.seed, "fit-on", found["identity"])
+        score, tie = self.last
+        before = (draw > score) | ((draw == score) & (found["tie"] <= np.uint64(tie)))
+        return np.flatnonzero(before & (found["size"] <= self.budget))
+
+
+def draw_sample(pool: Pool, size: Budget, seed: int, tokens: str | None) -> Sample | None:
+    """Pass over the pool once and draw a sample of this size; None if the pool holds nothing."""
+    columns = Columns(Fields([]), Choice(keep=size, tokens=tokens, seed=seed))
+    found = gather(pool, columns, "sampling")
+    draw = draws.uniform(seed, "fit-on", found["identity"])
+    kept = choose(draw, found, columns.choice)
+    if not len(kept.positions):
         return None
-    a, b = ranks(first) - 0.5, ranks(second) - 0.5
-    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum()) / scale if scale else None
+    at = kept.positions
+    last = at[np.lexsort((found["tie"][at], -draw[at]))[-1]]
+    return Sample(columns, kept.facts["asked"], (float(draw[last]), int(found["tie"][last])))
+
+
+def sample_to_fit_on(pool: Pool, size: str, seed: int, tokens: str | None) -> Sample | None:
+    """Draw what --fit-on asks for; None for `all`. DselectError if a sample of this size holds none of the records."""
+    if size == "all":
+        return None
+    sample = draw_sample(pool, Budget.parse(size), seed, tokens)
+    if sample is None and pool.counts.documents:
+        raise DselectError(f"--fit-on {size} holds no record of this pool", way_out="a larger sample, or all")
+    return sample

@@ -9,14 +9,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from dselect import draws
-from dselect.choice import Choice, choose
 from dselect.console import Run
 from dselect.errors import DselectError, NotFitted, UsageError
 from dselect.models import tables
@@ -31,11 +29,11 @@ from dselect.options import (
     Sidecar,
     Targets,
 )
-from dselect.pipeline import Annotate, Attributes, Columns, Fields, Kind, annotate, gather, select_scored
+from dselect.pipeline import Kind, annotate, select_scored
 from dselect.pool import Pool
 from dselect.records.batch import Batch
 from dselect.records.writing import publish
-from dselect.selection import Budget
+from dselect.sampling import Sample, sample_to_fit_on
 
 FLOOR = 1e-8  # added to probabilities, as in the paper's code: an n-gram never seen costs a finite amount
 SHRINK = 30  # n-grams of the pool's mean mixed into every text: a short one cannot win by luck
@@ -172,44 +170,12 @@ class CountNgrams:
         return found, counts[found]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """The records of a seeded sample, told by their draws: those at or before the last one that fitted the budget."""
-
-    columns: Columns
-    budget: int
-    last: tuple[float, int]
-
-    def of(self, batch: Batch) -> Any:
-        """Return the positions of the batch's records that are in the sample."""
-        found = self.columns(batch)
-        draw = draws.uniform(self.columns.choice.seed, "fit-on", found["identity"])
-        score, tie = self.last
-        before = (draw > score) | ((draw == score) & (found["tie"] <= np.uint64(tie)))
-        return np.flatnonzero(before & (found["size"] <= self.budget))
-
-
-def draw_sample(pool: Pool, size: Budget, seed: int, tokens: str | None) -> Sample | None:
-    """Pass over the pool once and draw a sample of this size; None if the pool holds nothing."""
-    columns = Columns(Fields([]), Choice(keep=size, tokens=tokens, seed=seed))
-    found = gather(pool, columns, "sampling")
-    draw = draws.uniform(seed, "fit-on", found["identity"])
-    kept = choose(draw, found, columns.choice)
-    if not len(kept.positions):
-        return None
-    at = kept.positions
-    last = at[np.lexsort((found["tie"][at], -draw[at]))[-1]]
-    return Sample(columns, kept.facts["asked"], (float(draw[last]), int(found["tie"][last])))
-
-
 def fit(
     model: Dsir,
     targets: Sequence[Pool],
     pool: Pool,
-    fit_on: Budget | None,
+    sample: Sample | None,
     separate: bool,
-    seed: int,
-    tokens: str | None,
 ) -> Dsir:
     """Count the targets and the pool, or a sample of it, and fit the model."""
     counts = [_count(target, CountNgrams(model.ngrams, model.buckets), "target") for target in targets]
@@ -218,15 +184,7 @@ def fit(
             raise DselectError("the target has no words", where=target.sources[0].name)
     if not separate:
         counts = [np.sum(counts, axis=0)]
-    work = CountNgrams(model.ngrams, model.buckets)
-    if fit_on:
-        sample = draw_sample(pool, fit_on, seed, tokens)
-        if sample is None:
-            raise DselectError(
-                f"--fit-on {fit_on.text} holds no record of this pool", way_out="a larger sample, or all"
-            )
-        work = replace(work, sample=sample)
-    return model.fit(counts, _count(pool, work, "fitting"))
+    return model.fit(counts, _count(pool, CountNgrams(model.ngrams, model.buckets, sample), "fitting"))
 
 
 def _count(pool: Pool, work: CountNgrams, what: str) -> Counts:
@@ -307,9 +265,9 @@ def command(
                 dsir.min_words = max(dsir.min_words, min_words)
             else:
                 dsir = Dsir(ngrams, buckets, smoothing, prior, length, min_words, names)
-                fit_size = None if fit_on == "all" else Budget.parse(fit_on)
                 targets = [pool.open_target(t) for t in target or ()]
-                fit(dsir, targets, records, fit_size, separate, run.seed, choice.tokens)
+                sample = sample_to_fit_on(records, fit_on, run.seed, choice.tokens)
+                fit(dsir, targets, records, sample, separate)
                 if save:
                     publish(Path(save), dsir.to_bytes())
             if stops:
@@ -317,5 +275,5 @@ def command(
             elif chosen:
                 facts = select_scored(records, dsir, dsir.names[0], chosen, sink, overwrite).facts
             else:
-                facts = annotate(records, Attributes(dsir) if sidecar else Annotate(dsir, overwrite), sink)
+                facts = annotate(records, dsir, sink, overwrite, sidecar=bool(sidecar))
     talk.report(records.counts, **facts, saved=save)

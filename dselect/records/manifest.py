@@ -300,7 +300,14 @@ class Ledger:
 
 def names_file(value: str) -> bool:
     """Tell whether an option's value is a path, or NAME=PATH, of something that is there."""
-    return Path(value).exists() or ("=" in value and Path(value.split("=", 1)[1]).exists())
+    return _path_of(value).exists()
+
+
+def _path_of(value: str) -> Path:
+    """Return the path that a value names: PATH, NAME=PATH or hf:PATH."""
+    if "=" in value and not Path(value).exists():
+        value = value.split("=", 1)[1]
+    return Path(value.removeprefix("hf:"))
 
 
 @cache
@@ -326,9 +333,8 @@ def _named_files(values: Iterable[str]) -> list[Json]:
     """Return an entry for every file that option values name; a folder stands for the files in it."""
     found = []
     for value in values:
-        name, path = Path(value).name, Path(value)
-        if not path.exists():
-            name, path = value.split("=", 1)[0], Path(value.split("=", 1)[1])
+        path = _path_of(value)
+        name = value.split("=", 1)[0] if "=" in value and not Path(value).exists() else path.name
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
             found += [{"name": p.relative_to(path).as_posix(), **_entry(p)} for p in inside]

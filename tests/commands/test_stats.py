@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dselect.sampling import BottomK, spearman
+from dselect.sketch import BottomK, spearman
 from tests.conftest import lines, make_pool, write_records
 
 RECORDS = [
