@@ -194,7 +194,7 @@ def open_sink(output: str, sources: Sequence[Source], jobs: int) -> Sink:
             raise DselectError("this output is one of the inputs", where=str(target))
     if folder:
         return FolderSink(path, sources, jobs)
-    return FileSink(path, jobs)
+    return FileSink(path, jobs, sources)
 
 
 def annotate(pool: Pool, scorer: Scorer, sink: Sink, overwrite: bool) -> int:

@@ -189,12 +189,38 @@ class LineFile:
             raise _cannot_write(self.path, error) from error
 
 
-class FileSink:
-    """All records into one file."""
+class Output(Protocol):
+    """One output file: lines as they are, or in columns."""
 
-    def __init__(self, path: Path, jobs: int) -> None:
+    path: Path
+
+    def write(self, data: bytes) -> None:
+        """Take whole lines."""
+
+    def finish(self) -> None:
+        """Give the complete file its name."""
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+
+
+def open_output(path: Path, compressor: Compressor, sources: Sequence[Source]) -> Output:
+    """Return an output of the kind its suffix says; a Parquet one has the types of these sources."""
+    if path.suffix != ".parquet":
+        return LineFile(path, compressor)
+    if _is_special(path):
+        raise DselectError("Parquet cannot be written to a pipe or device", where=str(path))
+    from dselect.records.columns import ColumnFile  # which writes with what is in this file
+
+    return ColumnFile(path, sources, _cannot_write)
+
+
+class FileSink:
+    """All records into one file; `sources` are those the records come from."""
+
+    def __init__(self, path: Path, jobs: int, sources: Sequence[Source] = ()) -> None:
         self._compressor = Compressor(jobs)
-        self._file = LineFile(path, self._compressor)
+        self._file = open_output(path, self._compressor, sources)
 
     def write(self, source: int, data: bytes) -> None:  # noqa: ARG002  one file takes every source
         """Take whole lines."""
@@ -224,6 +250,7 @@ class FolderSink:
 
     def __init__(self, folder: Path, sources: Sequence[Source], jobs: int) -> None:
         self._paths = [folder / source.relative for source in sources]
+        self._sources = sources
         taken: dict[Path, Source] = {}
         for path, source in zip(self._paths, sources, strict=True):
             if path in taken:
@@ -237,7 +264,7 @@ class FolderSink:
         except OSError as problem:
             raise _cannot_write(folder, problem) from problem
         self._compressor = Compressor(jobs)
-        self._file: LineFile | None = None
+        self._file: Output | None = None
         self._next = 0
 
     def write(self, source: int, data: bytes) -> None:
@@ -250,7 +277,8 @@ class FolderSink:
         while self._next <= source:  # a source that gave no lines still gets its file
             if self._file is not None:
                 self._file.finish()
-            self._file = LineFile(self._paths[self._next], self._compressor)
+            only = [self._sources[self._next]]
+            self._file = open_output(self._paths[self._next], self._compressor, only)
             self._next += 1
 
     def __enter__(self) -> FolderSink:
