@@ -223,7 +223,7 @@ def open_sink(output: str, sources: Sequence[Source], jobs: int, finished: Finis
         return StdoutSink()
     if is_folder(output):
         return FolderSink(Path(output), sources, jobs, finished, done)
-    return FileSink(Path(output), jobs, finished)
+    return FileSink(Path(output), jobs, finished, sources)
 
 
 def output_files(output: str, sources: Sequence[Source]) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from dselect.records.reading import Block
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 _LOW = np.uint64(0xFFFFFF)
+_NOT_FINITE = re.compile(rb"-?(NaN|Infinity)")
 
 
 class BadLine(NamedTuple):
@@ -193,7 +195,10 @@ def _text_of(line: bytes, field_name: str) -> str:
             line.decode()
         except UnicodeDecodeError as undecodable:
             raise ValueError(f"not UTF-8: byte {undecodable.start + 1} of the line") from error
-        raise ValueError(f"not JSON: {error.msg} at character {error.pos + 1}") from error
+        what = f"not JSON: {error.msg} at character {error.pos + 1}"
+        if _NOT_FINITE.match(line, error.pos):
+            what += "; JSON has no NaN and no infinity"
+        raise ValueError(what) from error
     if not isinstance(record, dict):
         raise ValueError(f"not a JSON object but {_kind(record)}")
     text = lookup(record, field_name)

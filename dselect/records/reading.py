@@ -1,7 +1,7 @@
 """Find the input, decompress it, cut it into blocks of whole lines.
 
-Plain, gzip and zstd are told apart by their first bytes. A compressed stream that ends in the middle of a frame, or is
-damaged, raises: a truncated shard must never look like a short one.
+Plain, gzip, zstd and Parquet are told apart by their first bytes. A compressed stream that ends in the middle of a
+frame, or is damaged, raises: a truncated shard must never look like a short one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import BinaryIO
 import zstandard
 
 from dselect.errors import DselectError
+from dselect.records import parquet
 
 BLOCK = 1 << 20  # bytes of decompressed lines handed to a worker at a time
 LONGEST_LINE = 1 << 28
@@ -31,9 +32,8 @@ POISON = b'{"dselect_failed":'
 _SLICE = 1 << 14  # compressed bytes fed at once: bounds what a hostile file can make of them
 _WINDOW = 1 << 27
 _ZSTD, _GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _FOREIGN = {
-    b"PAR1": ("a parquet file", "convert it to jsonl.zst first"),
     b"\xfd7zX": ("an xz file", "xzcat FILE | dselect …"),
     b"BZh": ("a bzip2 file", "bzcat FILE | dselect …"),
     b"PK\x03\x04": ("a zip archive", "unzip -p FILE | dselect …"),
@@ -213,10 +213,15 @@ class LineReader:
         return taken
 
 
-def chunks(source: Source, consumed: Callable[[bytes], object] = lambda _: None) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a source; `consumed` is given every piece as it was read, bytes on disk."""
+def chunks(
+    source: Source, consumed: Callable[[int], None] = lambda _: None, read: hashlib.blake2b | None = None
+) -> Iterator[bytes]:
+    """Yield the decompressed bytes of a source.
+
+    `consumed` is told of every piece read, in bytes on disk; `read` is updated with them.
+    """
     with source.open() as file:
-        raw = _raw(file, source, consumed)
+        raw = _raw(file, source, consumed, read)
         head = b""
         for piece in raw:
             head += piece
@@ -225,6 +230,19 @@ def chunks(source: Source, consumed: Callable[[bytes], object] = lambda _: None)
         for magic, (what, way_out) in _FOREIGN.items():
             if head.startswith(magic):
                 raise DselectError(f"this is {what}, not JSON Lines", where=source.name, way_out=way_out)
+        if head.startswith(parquet.MAGIC):
+            if source.path is None or source.size is None:
+                raise DselectError("Parquet cannot be read from a pipe", where=source.name, way_out="name the file")
+            yield from parquet.lines(source.path, source.name, consumed)
+            while read and (piece := file.read(1 << 18)):
+                read.update(piece)
+            return
+        if source.name.endswith(".parquet"):
+            raise DselectError(
+                f"not a Parquet file: it does not begin with {parquet.MAGIC.decode()}",
+                where=source.name,
+                way_out="copy or make the file again",
+            )
         compressed = source.name.endswith((".zst", ".gz"))
         if compressed and len(head) < len(_ZSTD):
             raise DselectError("truncated: not even a compressed header", where=source.name)
@@ -253,7 +271,9 @@ def fresh_digest() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=16)
 
 
-def _raw(file: BinaryIO, source: Source, consumed: Callable[[bytes], object]) -> Iterator[bytes]:
+def _raw(
+    file: BinaryIO, source: Source, consumed: Callable[[int], None], read: hashlib.blake2b | None
+) -> Iterator[bytes]:
     while True:
         try:
             piece = file.read(1 << 18)
@@ -261,7 +281,9 @@ def _raw(file: BinaryIO, source: Source, consumed: Callable[[bytes], object]) ->
             raise DselectError(f"cannot read: {error.strerror}", where=source.name) from error
         if not piece:
             return
-        consumed(piece)
+        consumed(len(piece))
+        if read:
+            read.update(piece)
         yield piece
 
 

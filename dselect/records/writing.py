@@ -25,7 +25,7 @@ from dselect.records.reading import POISON, Source
 
 FRAME = 4 << 20
 ZSTD_LEVEL, GZIP_LEVEL = 3, 6
-_UNWRITTEN = (".bz2", ".xz", ".lz4", ".zip", ".parquet", ".arrow", ".csv")
+_UNWRITTEN = (".bz2", ".xz", ".lz4", ".zip", ".arrow", ".csv")
 
 
 class Sink(Protocol):
@@ -203,12 +203,40 @@ class LineFile:
 Finished = Callable[[Path, int], None]  # told of each output that has its final name, and its source's number
 
 
-class FileSink:
-    """All records into one file."""
+class Output(Protocol):
+    """One output file: lines as they are, or in columns."""
 
-    def __init__(self, path: Path, jobs: int, finished: Finished = lambda *_: None) -> None:
+    path: Path
+
+    def write(self, data: bytes) -> None:
+        """Take whole lines."""
+
+    def finish(self) -> None:
+        """Give the complete file its name."""
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+
+
+def open_output(path: Path, compressor: Compressor, sources: Sequence[Source]) -> Output:
+    """Return an output of the kind its suffix says; a Parquet one has the types of these sources."""
+    if path.suffix != ".parquet":
+        return LineFile(path, compressor)
+    if _is_special(path):
+        raise DselectError("Parquet cannot be written to a pipe or device", where=str(path))
+    from dselect.records.columns import ColumnFile  # which writes with what is in this file
+
+    return ColumnFile(path, sources, _cannot_write)
+
+
+class FileSink:
+    """All records into one file; `sources` are those the records come from."""
+
+    def __init__(
+        self, path: Path, jobs: int, finished: Finished = lambda *_: None, sources: Sequence[Source] = ()
+    ) -> None:
         self._compressor = Compressor(jobs)
-        self._file = LineFile(path, self._compressor)
+        self._file = open_output(path, self._compressor, sources)
         self._finished = finished
 
     def write(self, source: int, data: bytes) -> None:  # noqa: ARG002  one file takes every source
@@ -251,6 +279,7 @@ class FolderSink:
     ) -> None:
         self._finished, self._done = finished, done
         self._paths = [folder / source.relative for source in sources]
+        self._sources = sources
         taken: dict[Path, Source] = {}
         for path, source in zip(self._paths, sources, strict=True):
             if path in taken:
@@ -264,7 +293,7 @@ class FolderSink:
         except OSError as problem:
             raise _cannot_write(folder, problem) from problem
         self._compressor = Compressor(jobs)
-        self._file: LineFile | None = None
+        self._file: Output | None = None
         self._next = self._number = 0
 
     def write(self, source: int, data: bytes) -> None:
@@ -277,7 +306,8 @@ class FolderSink:
         while self._next <= source:  # a source that gave no lines still gets its file
             if self._next not in self._done:
                 self._finish()
-                self._file, self._number = LineFile(self._paths[self._next], self._compressor), self._next
+                self._number = self._next
+                self._file = open_output(self._paths[self._next], self._compressor, [self._sources[self._next]])
             self._next += 1
 
     def _finish(self) -> None:
