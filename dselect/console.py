@@ -114,6 +114,15 @@ _COUNTED = {
     "larger_than_budget": "larger than the whole budget",
     "duplicates": "duplicates of a better record dropped",
     "binary_files": "binary files passed over",
+    "broken_files": "files that cannot be read to their end",
+    "bad_lines": "bad lines",
+    "blank_lines": "blank lines",
+    "duplicate_ids": "duplicate ids",
+    "duplicate_texts": "duplicate texts",
+    "empty_texts": "empty texts",
+    "whitespace_texts": "texts of white space",
+    "missing_ids": "records without an id",
+    "tokens": "tokens",
 }
 
 

@@ -19,7 +19,7 @@ from dselect.engine import usable_cpus
 from dselect.errors import DselectError, UsageError
 from dselect.pipeline import open_sink
 from dselect.pool import Pool, Progress, Tolerance
-from dselect.records.reading import STDIN, Source, discover
+from dselect.records.reading import Source, discover
 from dselect.records.writing import Sink, poison_stdout
 from dselect.selection import Budget
 
@@ -75,8 +75,8 @@ class PoolOptions:
     )
     tmp: Annotated[Path | None, Option(metavar="DIR", help="Where a stream is kept for a second pass.")] = None
 
-    def sources(self) -> list[Source]:
-        """Return the inputs that were named, or standard input."""
+    def names(self) -> list[str]:
+        """Return what was named as input, `-` for standard input."""
         named = list(self.paths or [])
         if self.files_from:
             try:
@@ -87,8 +87,12 @@ class PoolOptions:
         elif not named:
             if sys.stdin.isatty():
                 raise UsageError("no pool given", way_out="name files or folders, or pipe records in")
-            return [STDIN]
-        return discover(named)
+            return ["-"]
+        return named
+
+    def sources(self) -> list[Source]:
+        """Return the inputs that were named, or standard input."""
+        return discover(self.names())
 
     def open(self, run: RunOptions, progress: Progress, *, rereads: bool) -> Pool:
         """Return the pool. A stream is kept for a second pass if `rereads`."""

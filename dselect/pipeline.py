@@ -18,8 +18,9 @@ from dselect.records.batch import Batch
 from dselect.records.reading import Source
 from dselect.records.writing import FileSink, FolderSink, Sink, StdoutSink
 
-Kind = Literal["score", "cost", "label"]
+Kind = Literal["score", "cost", "label", "size"]  # size: an amount of the record, an integer
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Column = np.ndarray[Any, Any]  # float64, or int64 where every record has the field: written as integers
 TOKEN_FIELDS = ("token_count", "metadata.token_count")
 
 
@@ -30,7 +31,7 @@ class Scorer(Protocol):
     def fields(self) -> Mapping[str, Kind]:
         """The fields it adds, and what each is."""
 
-    def score(self, batch: Batch) -> Mapping[str, Floats]:
+    def score(self, batch: Batch) -> Mapping[str, Column]:
         """Return each field's values: (n,) each. NaN: this record gets no field (`--min-words`)."""
 
 
@@ -43,18 +44,22 @@ class Annotate:
 
     def __call__(self, batch: Batch) -> tuple[bytes, int]:
         """Return the new lines as one block, and how many records got no field."""
-        values = _score(self.scorer, batch)
-        lines = _free_of(batch, list(values), self.overwrite)
-        scored = np.logical_and.reduce([np.isfinite(column) for column in values.values()])
-        if scored.all():
-            lines = splice.append_all(lines, splice.members(values))
-        else:
-            at = np.flatnonzero(scored)
-            new = splice.members({name: column[at] for name, column in values.items()})
-            for position, member in zip(at.tolist(), new, strict=True):
-                lines[position] = splice.append(lines[position], member)
-        block = b"".join([line + b"\n" for line in lines])
-        return block, int(len(scored) - scored.sum())
+        return add_fields(batch, _score(self.scorer, batch), self.overwrite)
+
+
+def add_fields(batch: Batch, values: Mapping[str, Column], overwrite: bool) -> tuple[bytes, int]:
+    """Return the batch's lines with these fields, as one block, and how many records got none: those with a NaN."""
+    lines = _free_of(batch, list(values), overwrite)
+    scored = np.logical_and.reduce([np.isfinite(column) for column in values.values()])
+    if scored.all():
+        lines = splice.append_all(lines, splice.members(values))
+    else:
+        at = np.flatnonzero(scored)
+        new = splice.members({name: column[at] for name, column in values.items()})
+        for position, member in zip(at.tolist(), new, strict=True):
+            lines[position] = splice.append(lines[position], member)
+    block = b"".join([line + b"\n" for line in lines])
+    return block, int(len(scored) - scored.sum())
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ class Columns:
         return labels
 
 
-def _score(scorer: Scorer, batch: Batch) -> Mapping[str, Floats]:
+def _score(scorer: Scorer, batch: Batch) -> Mapping[str, Column]:
     return scorer.score(batch) if len(batch) else {name: np.zeros(0) for name in scorer.fields}
 
 

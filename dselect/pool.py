@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
 from dselect.records.batch import BadLine, Batch, parse
-from dselect.records.reading import Block, Source, blocks, chunks, read_ahead
+from dselect.records.reading import Block, Source, blocks, chunks, read_ahead, readable
 from dselect.records.spool import Spool
 from dselect.records.writing import TemporaryFile, write_all
 
@@ -55,6 +55,10 @@ class Tolerance:
             return cls(None, float(found[1]) / 100)
         raise UsageError(f"cannot read --bad-lines {text!r}", way_out="stop, skip, skip:100 or skip:0.1%")
 
+    def allows(self, bad: int, lines: int) -> bool:
+        """Tell whether a run may go on where this many of the lines are bad."""
+        return (self.number is None or bad <= self.number) and (self.share is None or bad <= self.share * lines)
+
 
 @dataclass
 class Counts:
@@ -64,6 +68,13 @@ class Counts:
     bytes: int = 0
     blank: int = 0
     bad: int = 0
+
+    def add(self, more: Counts) -> None:
+        """Count what another part of the pool holds."""
+        self.documents += more.documents
+        self.bytes += more.bytes
+        self.blank += more.blank
+        self.bad += more.bad
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ class _Task(Generic[Value]):
     def __call__(self, block: Block) -> _Done[Value]:
         batch = parse(block, self.text_field)
         done: _Done[Value] = _Done(block.source, len(batch), int(batch.text_bytes.sum()), batch.blank, batch.bad)
+        done.failure = block.failure
         try:
             done.value = self.work(batch)
         except DselectError as error:
@@ -92,6 +104,7 @@ class _Done(Generic[Value]):
     bad: list[BadLine]
     value: Any = None
     error: DselectError | None = None
+    failure: DselectError | None = None
 
 
 @dataclass
@@ -150,6 +163,28 @@ class Pool:
             if self.progress:
                 self.progress.stop()
 
+    def survey(
+        self, work: Callable[[Batch], Value], what: str = "checking"
+    ) -> Iterator[tuple[int, Counts, Value, DselectError | None]]:
+        """Yield (source, counts, work(batch), failure) for every block, in order, and stop at nothing wrong with it.
+
+        Bad lines are in `Batch.bad`, for the work to tell. A failure says why a source could not be read on: it comes
+        with an empty batch, after the lines before it.
+        """
+        results = ordered_map(_Task(work, self.text_field), self._blocks(what, readable), self.jobs)
+        try:
+            for done in results:
+                if done.error:
+                    raise _located(done.error, self.sources[done.source].name)
+                found = Counts(done.documents, done.bytes, done.blank, len(done.bad))
+                self.counts.add(found)
+                self._tell(self.counts)
+                yield done.source, found, done.value, done.failure
+        finally:
+            results.close()  # type: ignore[attr-defined]  # a generator: its workers end with it
+            if self.progress:
+                self.progress.stop()
+
     def lines(self, what: str = "writing") -> Iterator[tuple[int, list[bytes]]]:
         """Yield (source, lines) of the same records again, in order; only after a first pass."""
         counts = Counts()
@@ -171,14 +206,14 @@ class Pool:
             if self.progress:
                 self.progress.stop()
 
-    def _blocks(self, what: str) -> Iterator[Block]:
+    def _blocks(self, what: str, cut: Callable[..., Iterator[Block]] = blocks) -> Iterator[Block]:
         self._passes += 1
         self._read = 0
         if self.progress:
             sizes = [source.size for source in self.sources]
             total = None if None in sizes or self.limit is not None else sum(size or 0 for size in sizes)
             self.progress.start(what, total)
-        streams = (blocks(number, source, self._chunks(number, source)) for number, source in enumerate(self.sources))
+        streams = (cut(number, source, self._chunks(number, source)) for number, source in enumerate(self.sources))
         found = read_ahead(streams, parallel=self.jobs) if self.jobs > 1 else chain.from_iterable(streams)
         return found if self.limit is None else _limited(found, self.limit)
 
@@ -223,7 +258,7 @@ class Pool:
 
 def _limited(found: Iterator[Block], limit: int) -> Iterator[Block]:
     for block in found:
-        count = block.data.count(b"\n") + (not block.data.endswith(b"\n"))
+        count = block.data.count(b"\n") + (not block.data.endswith(b"\n") and not block.failure)
         if count >= limit:
             head = b"\n".join(block.data.split(b"\n", limit)[:limit])
             yield Block(block.source, block.first_line, head)
