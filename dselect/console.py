@@ -134,6 +134,15 @@ _COUNTED = {
     "forgotten": "occurrences or fewer: such n-grams may be missing (--max-memory)",
     "binary_files": "binary files passed over",
     "shards_done_before": "shards were done before",
+    "broken_files": "files that cannot be read to their end",
+    "bad_lines": "bad lines",
+    "blank_lines": "blank lines",
+    "duplicate_ids": "duplicate ids",
+    "duplicate_texts": "duplicate texts",
+    "empty_texts": "empty texts",
+    "whitespace_texts": "texts of white space",
+    "missing_ids": "records without an id",
+    "tokens": "tokens",
 }
 
 

@@ -19,9 +19,9 @@ from dselect.console import say_up_to_date
 from dselect.engine import usable_cpus
 from dselect.errors import DselectError, UsageError
 from dselect.pipeline import is_folder, open_sink, output_files
-from dselect.pool import Counts, Pool, Progress, Tolerance
+from dselect.pool import Pool, Progress, Tolerance
 from dselect.records.manifest import Call, Ledger, UpToDate, names_file
-from dselect.records.reading import STDIN, Source, discover
+from dselect.records.reading import Source, discover
 from dselect.records.writing import Sink, poison_stdout
 from dselect.selection import Budget
 
@@ -94,8 +94,8 @@ class PoolOptions:
     )
     tmp: Annotated[Path | None, Option(metavar="DIR", help="Where a stream is kept for a second pass.")] = None
 
-    def sources(self) -> list[Source]:
-        """Return the inputs that were named, or standard input."""
+    def names(self) -> list[str]:
+        """Return what was named as input, `-` for standard input."""
         named = list(self.paths or [])
         if self.files_from:
             try:
@@ -106,8 +106,12 @@ class PoolOptions:
         elif not named:
             if sys.stdin.isatty():
                 raise UsageError("no pool given", way_out="name files or folders, or pipe records in")
-            return [STDIN]
-        return discover(named)
+            return ["-"]
+        return named
+
+    def sources(self) -> list[Source]:
+        """Return the inputs that were named, or standard input."""
+        return discover(self.names())
 
     def open(
         self, run: RunOptions, progress: Progress, *, rereads: bool, attributes: Sequence[str] | None = None
@@ -165,12 +169,14 @@ class OutputOptions:
         run.ledger.open(
             pool.sources,
             pool.facts,
+            pool.shard_facts,
             outputs=output_files(output, pool.sources) if write else [],
             folder=folder,
             whole=not alone,
             resume=pool.limit is None,
         )
-        pool.done = {number: Counts(**entry["counts"]) for number, entry in run.ledger.done.items()}
+        for number, entry in run.ledger.done.items():
+            pool.take_over(number, entry)
         return open_sink(output, pool.sources, pool.jobs, run.ledger.wrote, pool.done) if write else _Nowhere()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from dselect.records.reading import Source
 from dselect.records.writing import FileSink, Finished, FolderSink, Sink, StdoutSink
 from dselect.sketch import BottomK, spearman
 
-Kind = Literal["score", "cost", "label"]
+Kind = Literal["score", "cost", "label", "size"]  # size: an amount of the record, an integer
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Column = np.ndarray[Any, Any]  # float64, or int64 where every record has the field: written as integers
 Drawn = tuple[Any, dict[str, Floats]]  # keys and columns for a BottomK
 QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 TOKEN_FIELDS = ("token_count", "metadata.token_count")
@@ -33,7 +35,7 @@ class Scorer(Protocol):
     def fields(self) -> Mapping[str, Kind]:
         """The fields it adds, and what each is."""
 
-    def score(self, batch: Batch) -> Mapping[str, Floats]:
+    def score(self, batch: Batch) -> Mapping[str, Column]:
         """Return each field's values: (n,) each. NaN: this record gets no field (`--min-words`)."""
 
 
@@ -47,17 +49,8 @@ class Annotate:
     def __call__(self, batch: Batch) -> tuple[bytes, int, Drawn]:
         """Return the new lines as one block, how many records got no field, and what the sample is drawn from."""
         values = _score(self.scorer, batch)
-        lines = _free_of(batch, list(values), self.overwrite)
-        scored = np.logical_and.reduce([np.isfinite(column) for column in values.values()])
-        if scored.all():
-            lines = splice.append_all(lines, splice.members(values))
-        else:
-            at = np.flatnonzero(scored)
-            new = splice.members({name: column[at] for name, column in values.items()})
-            for position, member in zip(at.tolist(), new, strict=True):
-                lines[position] = splice.append(lines[position], member)
-        block = b"".join([line + b"\n" for line in lines])
-        return block, int(len(scored) - scored.sum()), _drawn(batch, values)
+        block, without = add_fields(batch, values, self.overwrite)
+        return block, without, _drawn(batch, values)
 
 
 @dataclass(frozen=True)
@@ -72,13 +65,28 @@ class Attributes:
         lines = [b'{"attributes":{}}'] * batch.block.lines  # of blank and bad lines too, or the count would not agree
         without = 0
         for position, (record, text) in enumerate(zip(batch.records, batch.texts, strict=True)):
-            numbers = {name: float(column[position]) for name, column in values.items()}
+            numbers = {name: column[position].item() for name, column in values.items()}
             spans = {name: [[0, len(text), number]] for name, number in numbers.items() if np.isfinite(number)}
             without += len(spans) < len(numbers)
             lines[batch.numbers[position] - batch.block.first_line] = orjson.dumps(
                 {"id": record.get("id"), "attributes": spans}
             )
         return b"".join([line + b"\n" for line in lines]), without, _drawn(batch, values)
+
+
+def add_fields(batch: Batch, values: Mapping[str, Column], overwrite: bool) -> tuple[bytes, int]:
+    """Return the batch's lines with these fields, as one block, and how many records got none: those with a NaN."""
+    lines = _free_of(batch, list(values), overwrite)
+    scored = np.logical_and.reduce([np.isfinite(column) for column in values.values()])
+    if scored.all():
+        lines = splice.append_all(lines, splice.members(values))
+    else:
+        at = np.flatnonzero(scored)
+        new = splice.members({name: column[at] for name, column in values.items()})
+        for position, member in zip(at.tolist(), new, strict=True):
+            lines[position] = splice.append(lines[position], member)
+    block = b"".join([line + b"\n" for line in lines])
+    return block, int(len(scored) - scored.sum())
 
 
 @dataclass(frozen=True)
@@ -157,13 +165,16 @@ class Columns:
         return labels
 
 
-def _score(scorer: Scorer, batch: Batch) -> Mapping[str, Floats]:
+def _score(scorer: Scorer, batch: Batch) -> Mapping[str, Column]:
     return scorer.score(batch) if len(batch) else {name: np.zeros(0) for name in scorer.fields}
 
 
 def _drawn(batch: Batch, values: Mapping[str, Floats]) -> Drawn:
     lengths = np.fromiter(map(len, batch.texts), np.float64, len(batch))
-    return batch.sample_keys, {"length": lengths, **{f"score {name}": column for name, column in values.items()}}
+    return batch.sample_keys, {
+        "length": lengths,
+        **{f"score {name}": np.asarray(column, np.float64) for name, column in values.items()},
+    }
 
 
 def _free_of(batch: Batch, names: Sequence[str], overwrite: bool) -> list[bytes]:
@@ -245,18 +256,18 @@ def annotate(pool: Pool, scorer: Scorer, sink: Sink, overwrite: bool, *, sidecar
     Return how many records got no field, and the spread of the scores.
     """
     work = Attributes(scorer) if sidecar else Annotate(scorer, overwrite)
-    without, sample = 0, BottomK()
-    for source, (data, skipped, drawn) in pool.map(work, "scoring", rest=True):
-        without += skipped
-        sample.add(*drawn)
+    for source, (data, skipped, (keys, columns)) in pool.map(work, "scoring", rest=True):
+        pool.tallies.setdefault(source, Counter())["without_score"] += skipped
+        pool.sample.add(keys, {**columns, "source": np.full(len(keys), float(source))})
         sink.write(source, data)
-    return {"without_score": without, "spread": spread(sample)}
+    return {"without_score": pool.total("without_score"), "spread": spread(pool.sample)}
 
 
 def spread(sample: BottomK) -> dict[str, Any]:
     """Return, for each field of a sample, quantiles and the rank correlation with the length of the text."""
     _, columns = sample.result()
     length = columns.pop("length", np.zeros(0))
+    columns.pop("source", None)
     found = {}
     for name, column in columns.items():
         there = ~np.isnan(column)

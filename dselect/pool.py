@@ -5,19 +5,24 @@ Bad lines are dealt with here, on the first pass: they stop the run, or are set 
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+
 from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
 from dselect.records.batch import BadLine, Batch, parse
-from dselect.records.reading import Block, LineReader, Source, blocks, chunks, fresh_digest, read_ahead
+from dselect.records.reading import Block, LineReader, Source, blocks, chunks, fresh_digest, read_ahead, readable
 from dselect.records.spool import Spool
 from dselect.records.writing import TemporaryFile, write_all
+from dselect.sketch import BottomK
 
 Value = TypeVar("Value")
 
@@ -55,6 +60,10 @@ class Tolerance:
             return cls(None, float(found[1]) / 100)
         raise UsageError(f"cannot read --bad-lines {text!r}", way_out="stop, skip, skip:100 or skip:0.1%")
 
+    def allows(self, bad: int, lines: int) -> bool:
+        """Tell whether a run may go on where this many of the lines are bad."""
+        return (self.number is None or bad <= self.number) and (self.share is None or bad <= self.share * lines)
+
 
 @dataclass
 class Counts:
@@ -83,6 +92,7 @@ class _Task(Generic[Value]):
     def __call__(self, block: Block) -> _Done[Value]:
         batch = parse(block, self.text_field)
         done: _Done[Value] = _Done(block.source, len(batch), int(batch.text_bytes.sum()), batch.blank, batch.bad)
+        done.failure = block.failure
         try:
             done.value = self.work(batch)
         except DselectError as error:
@@ -99,6 +109,7 @@ class _Done(Generic[Value]):
     bad: list[BadLine]
     value: Any = None
     error: DselectError | None = None
+    failure: DselectError | None = None
 
 
 @dataclass
@@ -119,6 +130,8 @@ class Pool:
     by_source: list[Counts] = field(default_factory=list)
     digests: dict[int, str] = field(default_factory=dict)  # of the bytes on disk, once a source has been read
     done: dict[int, Counts] = field(default_factory=dict)  # sources a pass may leave out, and what they hold
+    tallies: dict[int, Counter[str]] = field(default_factory=dict)  # what a pass counts, by source
+    sample: BottomK = field(default_factory=BottomK)  # of what it measures; `source` tells whose a record is
     _spools: dict[int, Spool] = field(default_factory=dict)
     _bad: dict[int, set[int]] = field(default_factory=dict)
     _passes: int = 0
@@ -171,6 +184,28 @@ class Pool:
             if self.progress:
                 self.progress.stop()
 
+    def survey(
+        self, work: Callable[[Batch], Value], what: str = "checking"
+    ) -> Iterator[tuple[int, Counts, Value, DselectError | None]]:
+        """Yield (source, counts, work(batch), failure) for every block, in order, and stop at nothing wrong with it.
+
+        Bad lines are in `Batch.bad`, for the work to tell. A failure says why a source could not be read on: it comes
+        with an empty batch, after the lines before it.
+        """
+        results = ordered_map(_Task(work, self.text_field), self._blocks(what, (), readable), self.jobs)
+        try:
+            for done in results:
+                if done.error:
+                    raise _located(done.error, self.sources[done.source].name)
+                found = Counts(done.documents, done.bytes, done.blank, len(done.bad))
+                self.counts.add(found)
+                self._tell(self.counts)
+                yield done.source, found, done.value, done.failure
+        finally:
+            results.close()  # type: ignore[attr-defined]  # a generator: its workers end with it
+            if self.progress:
+                self.progress.stop()
+
     def lines(self, what: str = "writing") -> Iterator[tuple[int, list[bytes]]]:
         """Yield (source, lines) of the same records again, in order, but not of those done; only after a first pass."""
         counts = Counts()
@@ -199,7 +234,29 @@ class Pool:
         found: dict[str, Any] = {"counts": asdict(self.by_source[number])} if self.by_source else {}
         return found | ({"blake2b": self.digests[number]} if number in self.digests else {})
 
-    def _blocks(self, what: str, left_out: Collection[int]) -> Iterator[Block]:
+    def shard_facts(self, number: int) -> dict[str, Any]:
+        """Return these facts and what a pass found in this source, for a later run that passes over it."""
+        keys, columns = self.sample.result()
+        own = columns.get("source", np.zeros(0)) == number
+        sample = {"": _encoded(keys[own])} | {name: _encoded(column[own]) for name, column in columns.items()}
+        return {**self.facts(number), "tally": self.tallies.get(number, {}), "sample": sample}
+
+    def take_over(self, number: int, facts: Mapping[str, Any]) -> None:
+        """Leave a source out of the pass, and count what an earlier run found in it."""
+        self.done[number] = Counts(**facts["counts"])
+        self.tallies[number] = Counter(facts.get("tally"))
+        sample = {name: np.frombuffer(base64.b64decode(data)) for name, data in facts.get("sample", {}).items()}
+        if "source" in sample:
+            sample["source"] = np.full(len(sample["source"]), float(number))
+            self.sample.add(sample.pop("").view(np.uint64), sample)
+
+    def total(self, name: str) -> int:
+        """Return what a pass has counted in all sources."""
+        return sum(tally[name] for tally in self.tallies.values())
+
+    def _blocks(
+        self, what: str, left_out: Collection[int], cut: Callable[..., Iterator[Block]] = blocks
+    ) -> Iterator[Block]:
         self._passes += 1
         self._read = 0
         wanted = [number for number in range(len(self.sources)) if number not in left_out]
@@ -207,7 +264,7 @@ class Pool:
             sizes = [self.sources[number].size for number in wanted]
             total = None if None in sizes or self.limit is not None else sum(size or 0 for size in sizes)
             self.progress.start(what, total)
-        streams = (self._with_sidecars(blocks(number, self.sources[number], self._chunks(number))) for number in wanted)
+        streams = (self._with_sidecars(cut(number, self.sources[number], self._chunks(number))) for number in wanted)
         found = read_ahead(streams, parallel=self.jobs) if self.jobs > 1 else chain.from_iterable(streams)
         return found if self.limit is None else _limited(found, self.limit)
 
@@ -289,6 +346,10 @@ class Pool:
 
     def _changed(self) -> DselectError:
         return DselectError("the input changed while it was being read", way_out="run again")
+
+
+def _encoded(column: np.ndarray[Any, Any]) -> str:
+    return base64.b64encode(column.astype("<u8" if column.dtype == np.uint64 else "<f8").tobytes()).decode()
 
 
 def _limited(found: Iterator[Block], limit: int) -> Iterator[Block]:

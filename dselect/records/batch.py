@@ -48,8 +48,8 @@ class Batch:
     def identities(self) -> Keys:
         """Return blake2b-64 of (parsed id or nothing, NUL, text) of every record: uint64 (n,)."""
         digests = b"".join(
-            hashlib.blake2b(b"%b\0%b" % (_id_bytes(record.get("id")), text.encode()), digest_size=8).digest()
-            for record, text in zip(self.records, self.texts, strict=True)
+            hashlib.blake2b(b"%b\0%b" % (_id_bytes(record.get("id"), number), text.encode()), digest_size=8).digest()
+            for record, text, number in zip(self.records, self.texts, self.numbers, strict=True)
         )
         return np.frombuffer(digests, "<u8").astype(np.uint64)
 
@@ -215,9 +215,12 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _id_bytes(value: object) -> bytes:
+def _id_bytes(value: object, number: int) -> bytes:
     if value is None:
         return b""
     if isinstance(value, str):
         return value.encode()
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError as error:  # orjson reads deeper than it writes
+        raise DselectError("the id is nested too deeply", where=f":{number}") from error

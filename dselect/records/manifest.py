@@ -61,6 +61,7 @@ class Ledger:
         self.call = call
         self.done: dict[int, Json] = {}  # by source: shards that an earlier run has finished
         self._facts: Callable[[int], Json] = lambda _: {}
+        self._shard_facts: Callable[[int], Json] = lambda _: {}
         self._sources: Sequence[Source] = ()
         self._inputs: list[Json] = []
         self._files: dict[str, list[Json]] = {}
@@ -78,6 +79,7 @@ class Ledger:
         self,
         sources: Sequence[Source],
         facts: Callable[[int], Json],
+        shard_facts: Callable[[int], Json] = lambda _: {},
         *,
         outputs: Sequence[Path],
         folder: bool,
@@ -86,12 +88,13 @@ class Ledger:
     ) -> None:
         """Begin; raise UpToDate, with the outputs touched, if an earlier run did all of this.
 
-        facts tells of a source that has been read: its digest and counts. outputs: the files that records go to; none
+        facts tells of a source that has been read: its digest and counts; shard_facts also what a later run must know
+        that passes over it. outputs: the files that records go to; none
         where they go to standard output, or nowhere. folder: one output per source, finished one by one. whole: each
         output depends on all sources. resume: what is done of a folder may stay. DselectError where a file that is
         read would be written.
         """
-        self._sources, self._facts = sources, facts
+        self._sources, self._facts, self._shard_facts = sources, facts, shard_facts
         self._inputs = [{"name": s.relative, **(_entry(s.path) if s.path else {"path": s.name})} for s in sources]
         self._files = {option: _named_files(values) for option, values in self.call.files.items()}
         read = [entry["path"] for entries in (self._inputs, *self._files.values()) for entry in entries]
@@ -242,7 +245,7 @@ class Ledger:
         state = _state(path)
         self._outputs[str(path)] = state
         if self._journal is not None and number < len(self._inputs):
-            self._inputs[number] |= {**self._facts(number), "output": state}
+            self._inputs[number] |= {**self._shard_facts(number), "output": state}
             self._note(self._inputs[number])
 
     # -- after it
@@ -252,7 +255,7 @@ class Ledger:
         if self._main is None:
             return
         for number, entry in enumerate(self._inputs):
-            entry |= self.done.get(number) or self._facts(number)
+            entry |= self.done.get(number) or (self._facts(number) if "output" not in entry else {})
             if number in self.done:
                 self._outputs[str(self._main / entry["name"])] = entry["output"]
         for option, entries in self._files.items():

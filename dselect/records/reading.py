@@ -62,7 +62,10 @@ class Source:
         """Bytes on disk; None where only reading tells (a pipe)."""
         if self.path is None:
             return None
-        status = self.path.stat()
+        try:
+            status = self.path.stat()
+        except OSError:  # opening it will say what is wrong
+            return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
@@ -71,17 +74,20 @@ class Block:
     """Whole lines of one source. Only the last block of a source may lack its last newline.
 
     sidecars: as many lines of each attribute file as the block has.
+
+    A block with a failure holds no lines: it is the last of a source that could not be read on (`readable`).
     """
 
     source: int
     first_line: int
     data: bytes
+    failure: DselectError | None = None
     sidecars: tuple[bytes, ...] = ()
 
     @property
     def lines(self) -> int:
         """Return how many lines there are, a last one without a newline among them."""
-        return self.data.count(b"\n") + (not self.data.endswith(b"\n"))
+        return self.data.count(b"\n") + (self.data[-1:] not in (b"\n", b""))
 
 
 STDIN = Source(None, "<stdin>", "00000.jsonl.zst")
@@ -106,7 +112,10 @@ def discover(paths: Sequence[str]) -> list[Source]:
         if source.path is None:
             key = (-1, -1)
         else:
-            status = _status(source.path)
+            try:
+                status = source.path.stat()
+            except OSError:  # a link to nothing in a folder: opening it will say so
+                continue
             key = (status.st_dev, status.st_ino)
         if key in seen:
             raise DselectError("this input is named twice", where=source.name)
@@ -153,37 +162,61 @@ def _files(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
 
 
 def blocks(number: int, source: Source, chunks: Iterable[bytes]) -> Iterator[Block]:
-    """Cut a decompressed stream into blocks of whole lines, dropping a byte order mark at its start."""
+    """Cut a decompressed stream into blocks of whole lines, dropping a byte order mark at its start.
+
+    Where the stream fails, the whole lines before that still come first.
+    """
     first_line, held, pending = 1, 0, list[bytes]()
     fresh = True
-    for chunk in chunks:
-        if fresh and chunk:
-            chunk, fresh = chunk.removeprefix(b"\xef\xbb\xbf"), False
-        pending.append(chunk)
-        held += len(chunk)
-        if held < BLOCK:
-            continue
-        cut = chunk.rfind(b"\n") + 1
-        if not cut:
-            if held > LONGEST_LINE:
-                raise DselectError(f"a line longer than {LONGEST_LINE >> 20} MiB", where=f"{source.name}:{first_line}")
-            continue
-        pending[-1] = chunk[:cut]
-        data = b"".join(pending)
-        yield Block(number, first_line, data)
-        first_line += data.count(b"\n")
-        pending = [chunk[cut:]]
-        held = len(chunk) - cut
+    failure: DselectError | None = None
+    try:
+        for chunk in chunks:
+            if fresh and chunk:
+                chunk, fresh = chunk.removeprefix(b"\xef\xbb\xbf"), False
+            pending.append(chunk)
+            held += len(chunk)
+            if held < BLOCK:
+                continue
+            cut = chunk.rfind(b"\n") + 1
+            if not cut:
+                if held > LONGEST_LINE:
+                    raise DselectError(
+                        f"a line longer than {LONGEST_LINE >> 20} MiB", where=f"{source.name}:{first_line}"
+                    )
+                continue
+            pending[-1] = chunk[:cut]
+            data = b"".join(pending)
+            yield Block(number, first_line, data)
+            first_line += data.count(b"\n")
+            pending = [chunk[cut:]]
+            held = len(chunk) - cut
+    except DselectError as error:
+        failure = error
     data = b"".join(pending)
+    whole = data.rfind(b"\n") + 1
+    if not failure and data.startswith(POISON, whole):
+        failure = DselectError(
+            "the dselect command before this one in the pipe failed",
+            where=source.name,
+            way_out="its own message says why",
+        )
+    if failure:
+        data = data[:whole]
     if data:
-        last = data[data.rfind(b"\n") + 1 :]
-        if last.startswith(POISON):
-            raise DselectError(
-                "the dselect command before this one in the pipe failed",
-                where=source.name,
-                way_out="its own message says why",
-            )
         yield Block(number, first_line, data)
+    if failure:
+        raise failure
+
+
+def readable(number: int, source: Source, chunks: Iterable[bytes]) -> Iterator[Block]:
+    """Cut a stream as `blocks` does, but where it fails yield a block that says why instead of raising."""
+    next_line = 1
+    try:
+        for block in blocks(number, source, chunks):
+            yield block
+            next_line = block.first_line + block.data.count(b"\n")
+    except DselectError as failure:
+        yield Block(number, next_line, b"", failure)
 
 
 class LineReader:
