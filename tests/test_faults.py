@@ -320,3 +320,19 @@ def test_a_list_of_files_is_read_from_a_file(dselect, tmp_path):
     (tmp_path / "list").write_text("a b.jsonl\nü.jsonl\n", "utf-8")
     assert len(dselect("select", "--files-from", "list", "--keep", "100%").records) == 4
     assert make_target(1)[0]["id"] == "t0"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_links_to_nothing_names_too_long_and_ids_too_deep_are_errors_of_the_user(jobs, dselect, tmp_path):
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.jsonl").symlink_to("nowhere")
+    (tmp_path / "deep.jsonl").write_bytes(b'{"text":"a"}\n{"text":"a","id":' + b"[" * 300 + b"]" * 300 + b"}\n")
+    expected = {
+        "pool": "pool/a.jsonl: cannot read: No such file or directory",
+        "x" * 300: "File name too long",
+        "deep.jsonl": "deep.jsonl:2: the id is nested too deeply",
+    }
+    for name, what in expected.items():
+        failed = dselect("select", name, "--keep", 1, "-j", jobs, "-o", "out.jsonl", status=1)
+        assert what in failed.stderr
+        assert failed.stderr.count("\n") == 1
