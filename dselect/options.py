@@ -130,9 +130,15 @@ class PoolOptions:
             attributes=[Path(folder) for folder in attributes or ()],
         )
 
-    def open_target(self, name: str) -> Pool:
-        """Return a target: read here and now, its bad lines never skipped."""
-        return Pool(discover([name]), text_field=self.text)
+    def open_targets(self, names: Sequence[str]) -> list[Pool]:
+        """Return the targets: read here and now, their bad lines never skipped; DselectError for one named twice."""
+        discover(names)
+        return [Pool(discover([name]), text_field=self.text) for name in names]
+
+    def check_new(self, field: str) -> None:
+        """Raise UsageError for a field that must not be written: one without a name, or the text."""
+        if field in ("", self.text):
+            raise UsageError(f"--as {field!r} names no field of its own", way_out="--as NAME")
 
 
 @dataclass

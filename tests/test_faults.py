@@ -336,3 +336,116 @@ def test_links_to_nothing_names_too_long_and_ids_too_deep_are_errors_of_the_user
         failed = dselect("select", name, "--keep", 1, "-j", jobs, "-o", "out.jsonl", status=1)
         assert what in failed.stderr
         assert failed.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["dsir", "pool.jsonl.zst", "-t", "target.jsonl.zst", "--keep", "5", "-o", "target.jsonl.zst"],
+        ["dsir", "pool.jsonl.zst", "-t", "target.jsonl.zst", "--save", "pool.jsonl.zst"],
+        ["dsir", "pool.jsonl.zst", "-t", "target.jsonl.zst", "--save", "target.jsonl.zst"],
+        ["dsir", "pool.jsonl.zst", "--model", "model", "-o", "model"],
+        ["dsir", "pool.jsonl.zst", "-t", "target.jsonl.zst", "--save", "same", "-o", "same"],
+        [
+            "select",
+            "pool.jsonl.zst",
+            "--keep",
+            "5",
+            "--bad-lines",
+            "skip",
+            "--rejects",
+            "pool.jsonl.zst",
+            "-o",
+            "x.jsonl",
+        ],
+        ["lm", "pool.jsonl.zst", "-o", "pool.jsonl.zst"],
+        ["tokens", "pool.jsonl.zst", "--tokenizer", "words", "--overwrite", "-o", "link.jsonl.zst"],
+    ],
+)
+def test_what_is_read_is_never_written(arguments, dselect, pool, target, tmp_path):
+    dselect("dsir", pool, "-t", target, "--save", "model")
+    (tmp_path / "link.jsonl.zst").symlink_to(pool)
+    before = {path.name: path.read_bytes() for path in (pool, target, tmp_path / "model")}
+    failed = dselect(*arguments, status=1)
+    assert "one of the inputs" in failed.stderr or "named twice" in failed.stderr
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_a_run_to_standard_output_is_always_done(dselect, pool, target, tmp_path):
+    for _ in range(2):
+        assert len(dselect("dsir", pool, "-t", target, "--save", "m", "--keep", 9).records) == 9
+        kept = dselect("select", pool, "--keep", 9, "--bad-lines", "skip", "--rejects", "r")
+        assert len(kept.records) == 9
+
+
+def test_a_stream_that_was_cut_within_a_line_is_refused_even_where_bad_lines_may_be_skipped(dselect):
+    cut = lines(make_pool(3))[:-20] + b'\n{"dselect_failed": true'
+    refused = dselect("select", "--keep", 2, "--bad-lines", "skip", stdin=cut, status=1)
+    assert "before this one in the pipe failed" in refused.stderr
+
+
+@pytest.mark.parametrize("options", [["--nope"], ["--ngrams", "0"], ["--keep", "5x"]])
+def test_wrong_usage_upstream_fails_the_whole_pipe(options, dselect, pool, target, tmp_path):
+    failed = dselect("dsir", pool, "-t", target, *options, status=2)
+    dselect("select", "--keep", "10%", "-o", "out.jsonl", stdin=failed.stdout, status=1)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_devices_and_substituted_pipes_get_no_manifest(dselect, pool, tmp_path):
+    dselect("select", pool, "--keep", 3, "-o", "/dev/null")
+    assert not Path("/dev/null.manifest.json").exists()
+    script = f"{sys.executable} -m dselect select {pool} --keep 3 -q -o >(cat > got); sleep 0.5"
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True)
+    assert len(read_records(tmp_path / "got")) == 3
+    assert dselect("select", pool, "--keep", 3, "-o", "/dev/stdout").records == read_records(tmp_path / "got")
+
+
+def test_a_folder_is_read_through_links_but_never_in_a_circle(dselect, tmp_path):
+    write_records(tmp_path / "far" / "b.jsonl", make_pool(3))
+    write_records(tmp_path / "in" / "a.jsonl", make_pool(4, seed=1))
+    (tmp_path / "in" / "more").symlink_to(tmp_path / "far")
+    (tmp_path / "in" / "circle").symlink_to(tmp_path / "in")
+    assert len(dselect("select", "in", "--keep", "100%").records) == 7
+    (tmp_path / "in" / "c.jsonl").symlink_to("nowhere")
+    assert "c.jsonl: cannot read" in dselect("select", "in", "--keep", 1, status=1).stderr
+
+
+def test_a_pipe_in_a_folder_is_refused_and_not_waited_for(dselect, tmp_path):
+    write_records(tmp_path / "in" / "a.jsonl", make_pool(4))
+    os.mkfifo(tmp_path / "in" / "b.jsonl")
+    assert "not a regular file" in dselect("select", "in", "--keep", 1, status=1).stderr
+
+
+@pytest.mark.parametrize("data", [b"\0" * 5000, b"plain text\n" * 9])
+def test_what_is_named_compressed_and_is_not_is_damage_not_bad_lines(data, dselect, tmp_path):
+    (tmp_path / "a.jsonl.zst").write_bytes(data)
+    assert "corrupt" in dselect("select", "a.jsonl.zst", "--keep", 1, "--bad-lines", "skip", status=1).stderr
+
+
+def test_tables_and_help_on_a_full_disk_fail_in_one_line(pool):
+    for arguments in (["stats", str(pool)], ["--help"]):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([*DSELECT, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_names_that_are_odd_or_too_long(dselect, tmp_path):
+    odd = tmp_path / os.fsdecode(b"p\xff.jsonl")
+    odd.write_bytes(lines(make_pool(3)))
+    dselect("select", odd, "--keep", 2, "-o", "out.jsonl")
+    assert len(read_records(tmp_path / "out.jsonl")) == 2
+    assert "File name too long" in dselect("select", "x" * 300, "--keep", 2, status=1).stderr
+
+
+def test_an_output_that_is_a_link_is_written_through(dselect, pool, tmp_path):
+    (tmp_path / "real.jsonl").write_text("old")
+    (tmp_path / "link.jsonl").symlink_to("real.jsonl")
+    dselect("select", pool, "--keep", 2, "-o", "link.jsonl")
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert len(read_records(tmp_path / "real.jsonl")) == 2
+
+
+def test_a_format_that_cannot_be_written_is_refused(dselect, pool):
+    assert "cannot write this format" in dselect("select", pool, "--keep", 2, "-o", "x.jsonl.bz2", status=1).stderr

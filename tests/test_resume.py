@@ -188,7 +188,8 @@ def test_a_stranger_s_manifest_cannot_delete_files_elsewhere(dselect, shards, mo
     state = {"size": mine.stat().st_size, "mtime_ns": mine.stat().st_mtime_ns}
     manifest["outputs"] += [{"path": "mine.txt", **state}, {"path": "out/../mine.txt", **state}]
     path.write_text(json.dumps(manifest))
-    dselect("dsir", shards, "--model", model, "-o", "out/", "--ngrams", "1")
+    (shards / "3.jsonl.zst").unlink()
+    dselect("dsir", shards, "--model", model, "-o", "out/")
     assert mine.read_text() == "precious"
 
 
@@ -240,6 +241,35 @@ def test_a_corpus_is_made_again_when_a_file_has_changed(dselect, tmp_path):
     assert [up_to_date(dselect(*options)) for _ in range(2)] == [False, True]
     options = ["corpus", "text", "-o", "folder/", "--json-summary"]
     assert [up_to_date(dselect(*options)) for _ in range(2)] == [False, True]
+
+
+def test_one_input_after_the_other_into_one_folder(dselect, shards, model, tmp_path):
+    for name in SHARDS:
+        dselect("dsir", shards / name, "--model", model, "-o", "out/")
+    assert sorted(times(tmp_path / "out")) == SHARDS
+    assert up_to_date(dselect("dsir", shards / SHARDS[1], "--model", model, "-o", "out/", "--json-summary"))
+    assert up_to_date(dselect("dsir", shards, "--model", model, "-o", "out/", "--json-summary"))
+
+
+def test_another_run_s_shards_are_neither_deleted_nor_mixed_with(dselect, shards, model, tmp_path):
+    dselect("select", shards / SHARDS[0], "--keep", 3, "-o", "out/")
+    refused = dselect("select", shards / SHARDS[1], "--keep", 3, "-o", "out/", status=1)
+    assert "shards of another run, 0.jsonl.zst among them" in refused.stderr
+    assert sorted(times(tmp_path / "out")) == [SHARDS[0]]
+    forced = dselect("select", shards / SHARDS[1], "--keep", 3, "-o", "out/", "--force", "--json-summary")
+    assert forced.summary["shards_deleted"] == 1
+    assert sorted(times(tmp_path / "out")) == [SHARDS[1]]
+
+
+def test_what_is_said_of_the_scores_is_of_all_shards_whenever_they_were_done(dselect, shards, model, tmp_path):
+    options = ["dsir", shards, "--model", model, "--min-words", 30, "--json-summary"]
+    whole = dselect(*options, "-o", "whole/").summary
+    dselect("dsir", shards / SHARDS[0], shards / SHARDS[2], "--model", model, "--min-words", 30, "-o", "out/")
+    later = dselect(*options, "-o", "out/").summary
+    assert later["shards_done_before"] == 2
+    for fact in ("without_score", "spread", "documents", "bytes"):
+        assert later[fact] == whole[fact]
+    assert whole["without_score"] > 0
 
 
 # -- killed

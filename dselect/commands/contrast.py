@@ -236,6 +236,9 @@ def command(
         raise UsageError(
             "--attributes writes no records: none to keep", way_out="then: dselect select --attributes DIR"
         )
+    if save and not target:
+        raise UsageError("--save is for fitting: there is nothing new to save", way_out="--target FILE")
+    pool.check_new(field)
     stops = bool(save and output.output is None and sidecar is None and not chosen)
     with Run("contrast", run) as talk:
         records = pool.open(run, talk, rereads=bool(chosen) or (bool(target) and not (stops and fit_on == "all")))
@@ -249,16 +252,14 @@ def command(
                 scorer = Contrast.load(model)
                 scorer.name, scorer.min_words = field, max(scorer.min_words, min_words)
             else:
-                targets = [pool.open_target(name) for name in target or ()]
+                targets = pool.open_targets(target or ())
                 work = CountBytes(
                     order, run.seed, sample_to_fit_on(records, fit_on, run.seed, choice.tokens), hashes=True
                 )
                 scorer = Contrast(min_words, field)
                 facts["in_target"] = fit(scorer, targets, records, work, max_memory)
-            if save:
-                if not isinstance(scorer, Contrast):
-                    raise UsageError("--plus and --minus fit nothing that could be saved")
-                publish(Path(save), scorer.to_bytes())
+                if save:
+                    publish(Path(save), scorer.to_bytes())
             if not stops:
                 facts |= (
                     select_scored(records, scorer, scorer.name, chosen, sink, overwrite).facts

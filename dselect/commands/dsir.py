@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from dselect.choice import Choice
 from dselect.console import Run
 from dselect.errors import DselectError, NotFitted, UsageError
 from dselect.models import tables
@@ -38,6 +39,7 @@ from dselect.sampling import Sample, sample_to_fit_on
 FLOOR = 1e-8  # added to probabilities, as in the paper's code: an n-gram never seen costs a finite amount
 SHRINK = 30  # n-grams of the pool's mean mixed into every text: a short one cannot win by luck
 
+NGRAMS, BUCKETS = 2, 10_000
 DEFAULTS = {"smoothing": 1.0, "prior": "pool", "length": "mean", "min_words": 0}
 REFERENCE = {"smoothing": 0.0, "prior": "pool", "length": "sum", "min_words": 100}  # data-selection 1.0.3
 
@@ -62,17 +64,18 @@ class Dsir:
 
     def __init__(
         self,
-        ngrams: int = 2,
-        buckets: int = 10_000,
+        ngrams: int = NGRAMS,
+        buckets: int = BUCKETS,
         smoothing: float = 1.0,
         prior: Literal["pool", "uniform"] = "pool",
         length: Literal["mean", "sum"] = "mean",
         min_words: int = 0,
-        names: Sequence[str] = ("dsir",),
+        targets: Sequence[str] = ("",),
         reference: bool = False,
     ) -> None:
         self.ngrams, self.buckets, self.smoothing, self.prior = ngrams, buckets, smoothing, prior
-        self.length, self.min_words, self.names, self.reference = length, min_words, tuple(names), reference
+        self.length, self.min_words, self.reference = length, min_words, reference
+        self.targets, self.field = tuple(targets), "dsir"
         self.log_ratio_: Floats | None = None
         self.pool_mean_: Floats | None = None
 
@@ -80,6 +83,11 @@ class Dsir:
     def fields(self) -> Mapping[str, Kind]:
         """One score a target."""
         return dict.fromkeys(self.names, "score")
+
+    @property
+    def names(self) -> list[str]:
+        """Return the field of each target: `field`, or with named targets field_NAME."""
+        return [f"{self.field}_{target}" if target else self.field for target in self.targets]
 
     def fit(self, targets: Sequence[Counts], pool: Counts) -> Dsir:
         """Learn the log ratios from bucket counts, int64 (buckets,): one array a target, one for the pool."""
@@ -121,7 +129,7 @@ class Dsir:
             "ngrams": self.ngrams,
             "length": self.length,
             "min_words": self.min_words,
-            "names": list(self.names),
+            "targets": list(self.targets),
             "smoothing": self.smoothing,
             "prior": self.prior,
             "reference": self.reference,
@@ -230,14 +238,15 @@ def command(
     fit_on: Annotated[
         str, Option(metavar="all|SIZE", help="What of the pool to fit on: a seeded sample of this size.")
     ] = "all",
-    ngrams: Annotated[int, Option(metavar="N", help="Longest n-gram.", min=1, max=64)] = 2,
-    buckets: Annotated[int, Option(metavar="N", help="Hash buckets.", min=1, max=2**32 - 1)] = 10_000,
+    ngrams: Annotated[int, Option(metavar="N", help="Longest n-gram.", min=1, max=64)] = NGRAMS,
+    buckets: Annotated[int, Option(metavar="N", help="Hash buckets.", min=1, max=2**32 - 1)] = BUCKETS,
     smoothing: Annotated[
         float | None,
         Option(
             metavar="X",
             help="Pseudo-counts added to the target, a bucket on average; 0 for the paper's. [default: 1]",
             min=0,
+            max=1e9,
         ),
     ] = None,
     prior: Annotated[
@@ -273,21 +282,26 @@ def command(
     """
     if (model is None) == (not target):
         raise UsageError("dsir needs either --target FILE or --model FILE")
+    if model:
+        fitted = {"smoothing": smoothing, "prior": prior, "length": length, "separate": separate or None, "save": save}
+        fitted |= {"ngrams": None if ngrams == NGRAMS else ngrams, "buckets": None if buckets == BUCKETS else buckets}
+        fitted["fit-on"] = None if fit_on == "all" else fit_on
+        if for_fitting := [name for name, value in fitted.items() if value is not None]:
+            raise UsageError(
+                f"--{for_fitting[0]} is for fitting: a model is as it was fitted", way_out="--target in place of --model"
+            )
     if reference:
         _check_reference(smoothing, prior, length)
+    pool.check_new(field)
     chosen = choice.build(run.seed)
     if chosen and sidecar:
         raise UsageError(
             "--attributes writes no records: none to keep", way_out="then: dselect select --attributes DIR"
         )
-    if chosen and separate and len(target or ()) > 1:
-        raise UsageError(
-            "--keep with --separate does not say by which target",
-            way_out="write the scores, then: dselect select --by dsir_A --by dsir_B",
-        )
-    names = [f"{field}_{Path(t).name.split('.')[0]}" for t in target or ()] if separate else [field]
-    if len(set(names)) < len(names):
-        raise UsageError(f"two targets would share the field {max(names, key=names.count)}")
+    named = [Path(t).name.split(".")[0] for t in target or ()] if separate else [""]
+    if len(set(named)) < len(named):
+        raise UsageError(f"two targets would share the field {field}_{max(named, key=named.count)}")
+    _check_one(named, chosen)
     stops = bool(save and output.output is None and sidecar is None and not chosen)
     with Run("dsir", run) as talk:
         twice = bool(chosen) or fit_on != "all" or (model is None and not stops)
@@ -298,19 +312,19 @@ def command(
                 dsir = Dsir.load(model)
                 if reference and not dsir.reference:
                     raise UsageError("this model was fitted without --reference", where=model)
-                if field != "dsir" or len(dsir.names) == 1:
-                    dsir.names = (field,) if len(dsir.names) == 1 else tuple(f"{field}_{n}" for n in dsir.names)
+                _check_one(dsir.targets, chosen)
                 dsir.min_words = max(dsir.min_words, min_words or 0)
             else:
                 given = {"smoothing": smoothing, "prior": prior, "length": length, "min_words": min_words}
                 settings: dict[str, Any] = dict(REFERENCE if reference else DEFAULTS)
                 settings |= {name: value for name, value in given.items() if value is not None}
-                dsir = Dsir(ngrams, buckets, names=names, reference=reference, **settings)
-                targets = [pool.open_target(t) for t in target or ()]
+                dsir = Dsir(ngrams, buckets, targets=named, reference=reference, **settings)
+                targets = pool.open_targets(target or ())
                 sample = sample_to_fit_on(records, fit_on, run.seed, choice.tokens)
                 fit(dsir, targets, records, sample, separate)
                 if save:
                     publish(Path(save), dsir.to_bytes())
+            dsir.field = field
             if stops:
                 facts: dict[str, Any] = {}
             elif chosen:
@@ -318,6 +332,14 @@ def command(
             else:
                 facts = annotate(records, dsir, sink, overwrite, sidecar=bool(sidecar))
     talk.report(records.counts, **facts, saved=save)
+
+
+def _check_one(targets: Sequence[str], choice: Choice) -> None:
+    if choice and len(targets) > 1:
+        raise UsageError(
+            "--keep does not say by which of several targets",
+            way_out="write the scores, then: dselect select --by dsir_A --by dsir_B",
+        )
 
 
 def _check_reference(smoothing: float | None, prior: str | None, length: str | None) -> None:

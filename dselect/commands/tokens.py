@@ -169,6 +169,7 @@ def command(
     Example:
       dselect tokens pool.jsonl.zst --tokenizer words --overwrite -o counted.jsonl.zst
     """
+    pool.check_new(field)
     counter = TokenCounter(read_definition(tokenizer), special, field)
     with Run("tokens", run) as talk:
         records = pool.open(run, talk, rereads=False)

@@ -137,7 +137,7 @@ def _in_folder(folder: Path) -> list[Source]:
     if not records:
         raise DselectError(f"no {', '.join('*' + s for s in _SUFFIXES)} in this folder", where=str(folder))
     for path in records:
-        if not stat.S_ISREG(_status(path).st_mode):
+        if path.exists() and not path.is_file():  # a link to nothing: opening it will say so
             raise DselectError("not a regular file", where=str(path), way_out="name a pipe itself")
     return [Source(path, str(path), str(path.relative_to(folder))) for path in records]
 

@@ -216,7 +216,7 @@ def test_a_model_from_a_stranger_is_checked(dselect, pool, target, tmp_path):
 
     dselect("dsir", pool, "-t", target, "--save", "good")
     good = (tmp_path / "good").read_bytes()
-    settings = {"model": "dsir", "ngrams": 2, "length": "mean", "min_words": 0, "names": ["dsir"], "smoothing": 1}
+    settings = {"model": "dsir", "ngrams": 2, "length": "mean", "min_words": 0, "targets": [""], "smoothing": 1}
     ratio, mean = np.zeros((8, 1)), np.zeros(1)
 
     def model(arrays, **changes):
@@ -258,3 +258,25 @@ def test_on_real_text_the_selection_is_of_the_target_s_kind(name, domain, share,
     for record in kept:
         sizes[record["source"]] += len(record["text"].encode())
     assert sizes[domain] / sizes.total() > share
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--length", "sum"], ["--ngrams", 3], ["--fit-on", 10], ["--separate"], ["--smoothing", 0], ["--save", "other"]],
+)
+def test_a_model_is_as_it_was_fitted(options, dselect, pool, target):
+    dselect("dsir", pool, "-t", target, "--save", "m")
+    assert "is for fitting" in dselect("dsir", pool, "--model", "m", *options, status=2).stderr
+
+
+def test_the_field_s_name_is_not_the_model_s(dselect, pool, target, tmp_path):
+    law = write_records(tmp_path / "law.jsonl", [{"text": " ".join(LAW)}] * 20)
+    dselect("dsir", pool, "-t", target, "-t", law, "--separate", "--as", "x", "--save", "m")
+    assert {"y_target", "y_law"} <= set(dselect("dsir", pool, "--model", "m", "--as", "y").records[0])
+    assert "several targets" in dselect("dsir", pool, "--model", "m", "--keep", 3, status=2).stderr
+    for wrong in ("", "text"):
+        dselect("dsir", pool, "-t", target, "--as", wrong, "--overwrite", status=2)
+
+
+def test_a_target_is_not_counted_twice(dselect, pool, target):
+    assert "named twice" in dselect("dsir", pool, "-t", target, "-t", target, status=1).stderr

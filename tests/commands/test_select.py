@@ -163,6 +163,14 @@ def test_domains_share_by_given_weights(dselect, tmp_path):
         assert dselect(*options, stdin=lines(domains()), status=1).stderr.startswith("dselect: w.json: ")
 
 
+def test_a_domain_without_weight_gets_nothing_even_of_what_is_left(dselect, tmp_path):
+    (tmp_path / "w.json").write_text(json.dumps({"books": 3, "code": 1, "web": 0}))
+    options = ["select", "--by", "score", "--keep", 80, "--within", "source", "--quota", "w.json"]
+    assert shares(dselect(*options, stdin=lines(domains()))) == {"books": 30, "code": 10}
+    dselect(*options, "--save", "cut.json", stdin=lines(domains()))
+    assert shares(dselect("select", "--cut", "cut.json", stdin=lines(domains()))) == {"books": 30, "code": 10}
+
+
 def test_sampling_within_domains_keeps_their_shares(dselect):
     options = ["select", "--by", "score", "--keep", 20, "--within", "source", "--sample", "--temperature", 2]
     run = dselect(*options, stdin=lines(domains()))
