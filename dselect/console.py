@@ -96,6 +96,9 @@ def _sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
         parts.append(kept)
     if "cut" in facts:
         parts.append(f"lowest score kept {facts['cut']:.6g}")
+    if "passed" in facts:
+        parts.append(f"{facts['passed']:,} pass")
+        parts += [f"{count:,} fail {rule}" for rule, count in facts["failed"].items() if count]
     if facts.get("saved"):
         parts.append(f"model saved to {facts['saved']}")
     for name, text in _COUNTED.items():

@@ -25,7 +25,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AHEAD = 2  # items given to a worker at a time: one it works on, one already there when it is done
-_PRELOAD = ("typer", "numpy", "orjson", "numba", "dselect.kernels.ngrams", "dselect.pipeline")
+_PRELOAD = (
+    "typer",
+    "numpy",
+    "orjson",
+    "numba",
+    "dselect.kernels.ngrams",
+    "dselect.kernels.statistics",
+    "dselect.pipeline",
+)
 
 
 def usable_cpus() -> int:

@@ -44,7 +44,7 @@ class Annotate:
     def __call__(self, batch: Batch) -> tuple[bytes, int]:
         """Return the new lines as one block, and how many records got no field."""
         values = _score(self.scorer, batch)
-        lines = _free_of(batch, list(values), self.overwrite)
+        lines = free_of(batch, list(values), self.overwrite)
         scored = np.logical_and.reduce([np.isfinite(column) for column in values.values()])
         if scored.all():
             lines = splice.append_all(lines, splice.members(values))
@@ -84,7 +84,7 @@ class Columns:
     def __call__(self, batch: Batch) -> dict[str, Any]:
         """Return columns by name: `tie` uint64, `size` uint32, one float64 column a score, and what else is asked."""
         values = _score(self.scorer, batch)
-        _free_of(batch, list(self.scorer.fields), self.overwrite)
+        free_of(batch, list(self.scorer.fields), self.overwrite)
         if self.choice.missing == "error":
             for name, column in values.items():
                 if np.isnan(column).any():
@@ -136,7 +136,7 @@ def _score(scorer: Scorer, batch: Batch) -> Mapping[str, Floats]:
     return scorer.score(batch) if len(batch) else {name: np.zeros(0) for name in scorer.fields}
 
 
-def _free_of(batch: Batch, names: Sequence[str], overwrite: bool) -> list[bytes]:
+def free_of(batch: Batch, names: Sequence[str], overwrite: bool) -> list[bytes]:
     """Return the lines without these members: there are none, or they are cut out, or they are refused."""
     lines = batch.lines
     for position, record in enumerate(batch.records):

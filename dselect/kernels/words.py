@@ -16,8 +16,8 @@ from numba import njit, types
 
 SPACE, WORD, OTHER, LETTER = 0, 1, 2, 3
 
-_FNV_START = np.uint64(0xCBF29CE484222325)
-_FNV_PRIME = np.uint64(0x100000001B3)
+FNV_START = np.uint64(0xCBF29CE484222325)
+FNV_PRIME = np.uint64(0x100000001B3)
 _CHAIN = np.uint64(0x9E3779B97F4A7C15)
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -34,9 +34,8 @@ _NEXT = types.Tuple((types.int64, types.int64))(
 @cache
 def word_classes() -> Bytes:
     """Return the class of every code point: uint8 (0x110000,), SPACE, WORD or OTHER."""
-    classes = letter_classes().copy()
-    classes[classes == LETTER] = WORD
-    return classes
+    classes = letter_classes()
+    return np.where(classes == LETTER, np.uint8(WORD), classes)
 
 
 @cache
@@ -119,14 +118,14 @@ def next_words(data: Any, at: Any, stop: Any, classes: Any, hashes: Any, filled:
             if kind == SPACE:
                 at += width(first)
                 continue
-        h = _FNV_START
+        h = FNV_START
         while True:  # the code points of one word
             if first < 0x80:
-                h = (h ^ np.uint64(first)) * _FNV_PRIME
+                h = (h ^ np.uint64(first)) * FNV_PRIME
                 at += 1
             else:
                 for _ in range(width(first)):
-                    h = (h ^ np.uint64(data[at])) * _FNV_PRIME
+                    h = (h ^ np.uint64(data[at])) * FNV_PRIME
                     at += 1
             if at == stop:
                 break
