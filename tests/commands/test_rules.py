@@ -500,7 +500,7 @@ GOLDEN_TEXTS = {
     "a long passage twice": f"{LONGER} {LONGER}",
     "nothing twice": LONGER,
 }
-# What datatrove 0.10.1 (tokenizer: spacy 3.8.18) says of them: the first rule each of its two filters fails, by our name.
+# What datatrove 0.10.1 (with spacy 3.8.18) says of them: the first rule that each of its two filters fails, by our name.
 GOLDEN = {
     "varied": (None, "top_4_gram"),
     "short": ("word_count", "top_4_gram"),
@@ -531,7 +531,7 @@ def test_golden_texts_get_the_verdict_of_datatrove(name):
         values = judge.statistics([GOLDEN_TEXTS[name]])
         failed = [rule.name for rule in judge.rules if rule.fails(values[rule.name])[0]]
         if name == "short" and rules == "gopher-repetition":
-            assert failed == []  # theirs takes a 4-gram that occurs once for repetition
+            assert failed == []  # theirs: one that occurs once
         elif reason is None:
             assert failed == []
         else:
