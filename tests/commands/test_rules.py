@@ -500,7 +500,7 @@ GOLDEN_TEXTS = {
     "a long passage twice": f"{LONGER} {LONGER}",
     "nothing twice": LONGER,
 }
-# What datatrove 0.10.1 (with spacy 3.8.18) says of them: the first rule that each of its two filters fails, by our name.
+# What datatrove 0.10.1 (with spacy 3.8.18) says of them: the first rule each of its two filters fails, by our name.
 GOLDEN = {
     "varied": (None, "top_4_gram"),
     "short": ("word_count", "top_4_gram"),
