@@ -9,21 +9,40 @@ BIN := $(VENV)/bin
 # The CPU build of this version comes before anything that depends on torch, or several GB of CUDA come along.
 TORCH := torch==2.13.0
 
-.PHONY: demo test lint docs neural clean
+.PHONY: demo test test-all bench evaluation lint docs neural clean
 demo: $(VENV)/installed
 	$(BIN)/python docs/demo.py
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
+# The long form: 50 runs killed at random moments.
+test-all: $(VENV)/installed
+	DSELECT_KILLS=50 $(BIN)/python -m pytest
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Speed and memory beside the floor and the official package, as ratios from one run.
+bench: $(VENV)/installed $(VENV)/official/installed
+	$(BIN)/python tests/bench/run.py --official $(VENV)/official/bin/python
+
+# What is compared with stays out of the environment that dselect lives in.
+$(VENV)/official/installed: | $(VENV)/installed
+	$(PYTHON) -m venv $(VENV)/official
+	$(VENV)/official/bin/pip install --quiet --disable-pip-version-check data-selection==1.0.3 'nltk<3.9' joblib
+	touch $@
+
 # Write each command's --help into its page; the tests check that this was done.
 docs: $(VENV)/installed
 	$(BIN)/python docs/generate.py
+
+# Select for real targets and train small language models on each selection; the tables go to docs/evaluation.md.
+DATA ?= ../shared/data
+evaluation: $(VENV)/installed
+	$(BIN)/python docs/evaluation.py $(DATA)
 
 neural: $(VENV)/installed
 	$(BIN)/pip install --quiet $(TORCH)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,11 +48,95 @@ class Choice:
             raise UsageError("--temperature must not be negative")
 
 
+@dataclass(frozen=True)
+class Line:
+    """Where a ranking was cut: the budget and the last record it bought, as (key, tie); None if it bought nothing."""
+
+    budget: int
+    last: tuple[float, int] | None
+
+    def keeps(self, keys: Floats, tie: Any, sizes: Any) -> Any:
+        """Return which records rank at or before the cut and are not larger than the budget: bool (n,)."""
+        if self.last is None:
+            return np.zeros(len(keys), bool)
+        key, last = self.last
+        return ((keys > key) | ((keys == key) & (tie <= np.uint64(last)))) & (sizes <= self.budget)
+
+
+@dataclass
+class Cut:
+    """What decides about a record when the rest of the pool is out of sight: what one run found, for every shard."""
+
+    above: float | None = None
+    moments: selection.Moments | None = None
+    lines: list[Line] = field(default_factory=list)  # the last one is for records of any domain
+    domains: dict[str | None, Line] = field(default_factory=dict)
+    closed: frozenset[str | None] = frozenset()  # domains that were given no weight
+
+    def keys(self, scores: Floats, choice: Choice, identities: Any) -> Floats:
+        """Return what records are ranked by: their scores, or with --sample these and noise."""
+        if not choice.sample:
+            return scores
+        scaled = self.moments.standardize(scores) if self.moments else scores
+        return selection.perturbed(scaled, draws.gumbel(choice.seed, "sample", identities), choice.temperature)
+
+    def keeps(self, scores: Floats, columns: Mapping[str, Any], choice: Choice) -> Any:
+        """Return which records it keeps, NaN scores never: bool (n,)."""
+        sizes, tie = columns["size"], columns["tie"]
+        there = ~np.isnan(scores)
+        if self.closed:
+            there &= np.array([label not in self.closed for label in columns["domain"]], bool)
+        if self.above is not None:
+            there &= scores > self.above
+        if not self.lines:
+            return there
+        keys = self.keys(scores, choice, columns.get("identity", tie))
+        kept = self.lines[-1].keeps(keys, tie, sizes)
+        if choice.within and choice.missing == "drop":
+            there &= np.array([label is not None for label in columns["domain"]], bool)
+        if self.domains:
+            places = {label: place for place, label in enumerate(self.domains)}
+            labels = np.array([places.get(label, -1) for label in columns["domain"]], np.int64)
+            for number, line in enumerate(self.domains.values()):
+                inside = labels == number
+                kept[inside] |= line.keeps(keys[inside], tie[inside], sizes[inside])
+        return kept & there
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the cut as JSON holds it; keys of -inf as strings."""
+        return {
+            "above": self.above,
+            "moments": None if self.moments is None else asdict(self.moments),
+            "rest": _line_as_json(self.lines[-1]) if self.lines else None,
+            "domains": [[name, _line_as_json(line)] for name, line in self.domains.items()],
+            "closed": sorted(self.closed, key=str),
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Cut:
+        """Return what `as_json` gave; KeyError, TypeError or ValueError if it is not that."""
+        domains = {name: _line_from_json(line) for name, line in found["domains"]}
+        rest = [] if found["rest"] is None else [_line_from_json(found["rest"])]
+        moments = None if found["moments"] is None else selection.Moments(**found["moments"])
+        above = None if found["above"] is None else float(found["above"])
+        return cls(above, moments, [*domains.values(), *rest], domains, frozenset(found["closed"]))
+
+
+def _line_as_json(line: Line) -> list[Any]:
+    return [line.budget] if line.last is None else [line.budget, repr(line.last[0]), line.last[1]]
+
+
+def _line_from_json(found: Any) -> Line:
+    budget, *last = found
+    return Line(int(budget), (float(last[0]), int(last[1])) if last else None)
+
+
 @dataclass
 class Kept:
-    """What was kept, for the summary line."""
+    """What was kept, where the cut was, and what the summary line says."""
 
     positions: np.ndarray[Any, np.dtype[np.int64]]
+    cut: Cut
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -65,34 +149,44 @@ def choose(scores: Floats, columns: Mapping[str, Any], choice: Choice, eligible:
     at = np.arange(len(tie)) if eligible is None else np.flatnonzero(eligible)
     if choice.above is not None:
         at = at[selection.above(scores[at], choice.above)]
-    if choice.unique:
-        at = at[selection.unique(columns["text"][at], scores[at], tie=tie[at])]
     facts: dict[str, Any] = {}
+    if choice.unique:
+        firsts = selection.unique(columns["text"][at], scores[at], tie=tie[at])
+        facts["duplicates"] = len(at) - len(firsts)
+        at = at[firsts]
+    cut = Cut(choice.above)
     if choice.keep is not None:
         budget = choice.keep.resolve(int(sizes.sum(dtype=np.int64)))
-        keys = scores[at]
         if choice.sample:
-            scaled = selection.standardized(keys) if choice.scale == "zscore" else keys
-            noise = draws.gumbel(choice.seed, "sample", columns["identity"][at])
-            keys = selection.perturbed(scaled, noise, choice.temperature)
+            cut.moments = selection.Moments.of(scores[at]) if choice.scale == "zscore" else None
+        keys = cut.keys(scores[at], choice, columns.get("identity", tie)[at])
         if choice.within:
-            order, budgets = _shares(columns, choice, budget)
-            kept = selection.within(order[columns["domain"][at]], budgets, keys, sizes[at], tie=tie[at])
+            order, budgets, closed = _shares(columns, choice, budget)
+            open_ = ~closed[order[columns["domain"][at]]]
+            at, keys = at[open_], keys[open_]
+            bought = selection.purchases(order[columns["domain"][at]], budgets, keys, sizes[at], tie=tie[at])
+            names = [columns["labels"][i] for i in np.argsort(order).tolist()]
         else:
-            kept = selection.top(keys, sizes[at], budget, tie=tie[at])
+            bought = [(budget, selection.prefix(selection.best_first(keys, tie[at]), sizes[at], budget))]
+            names, closed = [], np.zeros(0, bool)
+        for amount, kept in bought:
+            last = None if not len(kept) else (float(keys[kept[-1]]), int(tie[at][kept[-1]]))
+            cut.lines.append(Line(amount, last))
+        cut.domains = dict(zip(names, cut.lines, strict=False))
+        cut.closed = frozenset(name for name, shut in zip(names, closed, strict=True) if shut)
         too_large = int((sizes[at] > budget).sum()) if budget else 0
-        at = at[kept]
-        facts = {
+        at = at[np.sort(np.concatenate([kept for _, kept in bought]))]
+        facts |= {
             "unit": choice.keep.unit,
             "asked": budget,
             "achieved": int(sizes[at].sum(dtype=np.int64)),
             "larger_than_budget": too_large,
         }
-    return Kept(at, {"kept": len(at), **facts})
+    return Kept(at, cut, {"kept": len(at), **facts})
 
 
-def _shares(columns: Mapping[str, Any], choice: Choice, budget: int) -> tuple[Any, list[int]]:
-    """Return each label's place in name order, and the budgets in that order."""
+def _shares(columns: Mapping[str, Any], choice: Choice, budget: int) -> tuple[Any, list[int], Any]:
+    """Return each label's place in name order; in that order, the budgets, and which domains were given no weight."""
     labels: list[str | None] = columns["labels"]
     names = sorted(range(len(labels)), key=lambda i: (labels[i] is None, labels[i] or ""))
     order = np.zeros(len(labels), np.int64)
@@ -113,7 +207,8 @@ def _shares(columns: Mapping[str, Any], choice: Choice, budget: int) -> tuple[An
                 f"no records of the domain {unknown[0]!r}; there are: {', '.join(str(labels[i]) for i in names[:12])}",
                 where=choice.quota,
             )
-    return order, mixing.budgets(weights, budget)
+    closed = np.array([choice.quota not in ("equal", "proportional") and not weight for weight in weights], bool)
+    return order, mixing.budgets(weights, budget), closed
 
 
 def read_weights(path: str) -> dict[str, float]:

@@ -48,7 +48,7 @@ class Commands(TyperGroup):
 
         module = import_module(f"dselect.commands.{cmd_name.replace('-', '_')}")
         app = typer.Typer(rich_markup_mode=None, add_completion=False)
-        app.command(cmd_name)(expand(module.command))
+        app.command(cmd_name)(expand(cmd_name, module.command))
         return typer.main.get_command(app)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -115,10 +115,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(threads, "1")
     try:
-        app(args=arguments, prog_name="dselect")
+        try:
+            app(args=arguments, prog_name="dselect")
+        finally:
+            sys.stdout.flush()
     except DselectError as error:
         _say(str(error))
         sys.exit(error.exit_code)
+    except SystemExit as ended:
+        if (
+            ended.code == 2
+        ):  # wrong usage, found before a command began: whoever reads our output must not take it for all
+            _poison()
+        raise
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _say(f"<stdout>: cannot write: {error.strerror}" if error.filename is None else str(error))
+        sys.exit(FAILED)
     except Stopped as stopped:
         _say("interrupted" if stopped.number == signal.SIGINT else "terminated")
         sys.exit(128 + stopped.number)
@@ -131,6 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         what = " ".join(str(error).split())[-300:]
         _say(f"internal error: {type(error).__name__}: {what} (DSELECT_DEBUG=1 shows where)")
         sys.exit(INTERNAL)
+
+
+def _poison() -> None:
+    from dselect.records.writing import poison_stdout
+
+    poison_stdout()
 
 
 def _say(message: str) -> None:

@@ -10,13 +10,15 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from dselect.pool import Counts
+from dselect.records.manifest import Ledger
 
 
 class Quietness(Protocol):
-    """The options that say how much to say."""
+    """The options that say how much to say, and where the books are kept."""
 
     quiet: bool
     json_summary: bool
+    ledger: Ledger
 
 
 class Run:
@@ -69,38 +71,53 @@ class Run:
             self._bar = None
 
     def report(self, counts: Counts, **facts: Any) -> None:
-        """Print the summary line, or with --json-summary one JSON object."""
+        """Write the manifest; print the summary line, or with --json-summary one JSON object."""
         self.stop()
         seconds = time.monotonic() - self._began
+        summary = {
+            "command": self.command,
+            "documents": counts.documents,
+            "bytes": counts.bytes,
+            "blank_lines": counts.blank,
+            "bad_lines": counts.bad,
+            **facts,
+            "shards_done_before": len(self.options.ledger.done),
+            "seconds": round(seconds, 3),
+        }
+        self.options.ledger.finish(summary)
         if self.options.json_summary:
-            summary = {
-                "command": self.command,
-                "documents": counts.documents,
-                "bytes": counts.bytes,
-                "blank_lines": counts.blank,
-                "bad_lines": counts.bad,
-                **facts,
-                "seconds": round(seconds, 3),
-            }
             print(json.dumps(summary), file=sys.stderr)
         elif not self.options.quiet:
-            print(f"dselect {self.command}: {_sentence(counts, facts, seconds)}", file=sys.stderr)
+            print(f"dselect {self.command}: {_sentence(counts, summary, seconds)}", file=sys.stderr)
+
+
+def say_up_to_date(command: str, options: Quietness, output: str, summary: Mapping[str, Any]) -> None:
+    """Say that there was nothing to do; with --json-summary, what the run said that did it."""
+    if options.json_summary:
+        print(json.dumps({**summary, "up_to_date": True}), file=sys.stderr)
+    elif not options.quiet:
+        print(f"dselect {command}: {output} is up to date (--force does it again)", file=sys.stderr)
 
 
 def _sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
     parts = [f"{counts.documents:,} documents, {size(counts.bytes)} of text, in {seconds:.1f} s"]
     if "kept" in facts:
         kept = f"kept {facts['kept']:,} documents"
-        if "unit" in facts:
+        if "asked" in facts:
             kept += f"; asked {amount(facts['asked'], facts['unit'])}, got {amount(facts['achieved'], facts['unit'])}"
+        elif facts.get("unit", "documents") != "documents":
+            kept += f", {amount(facts['achieved'], facts['unit'])}"
         parts.append(kept)
     if "cut" in facts:
         parts.append(f"lowest score kept {facts['cut']:.6g}")
+    for name, spread in (facts.get("spread") or {}).items():
+        if spread["rank_correlation_with_length"] is not None:
+            parts.append(f"rank correlation of {name} with length {spread['rank_correlation_with_length']:.2f}")
     if "passed" in facts:
         parts.append(f"{facts['passed']:,} pass")
         parts += [f"{count:,} fail {rule}" for rule, count in facts["failed"].items() if count]
     if facts.get("saved"):
-        parts.append(f"model saved to {facts['saved']}")
+        parts.append(f"saved to {facts['saved']}")
     for name, text in _COUNTED.items():
         if facts.get(name):
             parts.append(f"{facts[name]:,} {text}")
@@ -116,7 +133,19 @@ _COUNTED = {
     "missing": "without the field",
     "larger_than_budget": "larger than the whole budget",
     "duplicates": "duplicates of a better record dropped",
+    "in_target": "identical to a text of the target, scored without it",
+    "forgotten": "occurrences or fewer: such n-grams may be missing (--max-memory)",
     "binary_files": "binary files passed over",
+    "shards_done_before": "shards were done before",
+    "broken_files": "files that cannot be read to their end",
+    "bad_lines": "bad lines",
+    "blank_lines": "blank lines",
+    "duplicate_ids": "duplicate ids",
+    "duplicate_texts": "duplicate texts",
+    "empty_texts": "empty texts",
+    "whitespace_texts": "texts of white space",
+    "missing_ids": "records without an id",
+    "tokens": "tokens",
 }
 
 
@@ -134,8 +163,11 @@ def size(number: float) -> str:
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as aligned text: the first column to the left, numbers to the right."""
-    cells = [list(header), *map(list, rows)]
+    """Return rows as aligned text: the first column to the left, numbers to the right.
+
+    Cells may come from anyone's records: what could move a terminal's cursor is replaced, and long ones are cut.
+    """
+    cells = [[_shown(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = [title] if title else []
     for row in cells:
@@ -144,3 +176,8 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     if rows:
         lines.insert(len(lines) - len(rows), "-" * max(map(len, lines)))
     return "\n".join(lines)
+
+
+def _shown(cell: str) -> str:
+    cell = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell[:200])
+    return cell if len(cell) <= 60 else f"{cell[:59]}…"

@@ -31,6 +31,7 @@ _PRELOAD = (
     "orjson",
     "numba",
     "dselect.kernels.ngrams",
+    "dselect.kernels.sha_ngrams",
     "dselect.kernels.statistics",
     "dselect.pipeline",
 )

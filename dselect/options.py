@@ -6,8 +6,8 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal, get_type_hints
@@ -15,11 +15,13 @@ from typing import Annotated, Any, Literal, get_type_hints
 from typer import Argument, Option
 
 from dselect.choice import Choice
+from dselect.console import say_up_to_date
 from dselect.engine import usable_cpus
 from dselect.errors import DselectError, UsageError
-from dselect.pipeline import open_sink
+from dselect.pipeline import is_folder, open_sink, output_files
 from dselect.pool import Pool, Progress, Tolerance
-from dselect.records.reading import STDIN, Source, discover
+from dselect.records.manifest import Call, Ledger, UpToDate, names_file
+from dselect.records.reading import Source, discover
 from dselect.records.writing import Sink, poison_stdout
 from dselect.selection import Budget
 
@@ -33,6 +35,13 @@ Length = Annotated[
     Literal["mean", "sum"], Option(help="Mean per n-gram, or the paper's sum, which mostly measures length.")
 ]
 
+Sidecar = Annotated[
+    str | None,
+    Option("--attributes", metavar="DIR", help="Write no records but dolma attribute files, one for each input."),
+]
+Order = Annotated[int, Option(help="Longest n-gram, in bytes.", min=1, max=8)]
+MaxMemory = Annotated[str, Option(metavar="SIZE", help="Of n-gram counts; beyond it the rarest are forgotten.")]
+
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace fields that the records have already.")]
 
 
@@ -41,11 +50,21 @@ class RunOptions:
     """How to run, and how much to say."""
 
     jobs: Annotated[
-        int, Option("--jobs", "-j", min=0, help="Processes; 0 for every CPU this process may use.", show_default=False)
+        int,
+        Option(
+            "--jobs",
+            "-j",
+            metavar="N",
+            min=0,
+            help="Processes; 0 for every CPU this process may use.",
+            show_default=False,
+        ),
     ] = 0
-    seed: Annotated[int, Option(help="Seed of every random draw.")] = 0
+    seed: Annotated[int, Option(metavar="N", help="Seed of every random draw.")] = 0
     quiet: Annotated[bool, Option("--quiet", "-q", help="Say nothing but errors.")] = False
     json_summary: Annotated[bool, Option("--json-summary", help="Make the last line on stderr JSON.")] = False
+    force: Annotated[bool, Option("--force", help="Do it again, even if the output is up to date.")] = False
+    ledger: Ledger = field(init=False)  # made of all of a command's options
 
     def __post_init__(self) -> None:
         self.jobs = self.jobs or usable_cpus()
@@ -75,8 +94,8 @@ class PoolOptions:
     )
     tmp: Annotated[Path | None, Option(metavar="DIR", help="Where a stream is kept for a second pass.")] = None
 
-    def sources(self) -> list[Source]:
-        """Return the inputs that were named, or standard input."""
+    def names(self) -> list[str]:
+        """Return what was named as input, `-` for standard input."""
         named = list(self.paths or [])
         if self.files_from:
             try:
@@ -87,11 +106,17 @@ class PoolOptions:
         elif not named:
             if sys.stdin.isatty():
                 raise UsageError("no pool given", way_out="name files or folders, or pipe records in")
-            return [STDIN]
-        return discover(named)
+            return ["-"]
+        return named
 
-    def open(self, run: RunOptions, progress: Progress, *, rereads: bool) -> Pool:
-        """Return the pool. A stream is kept for a second pass if `rereads`."""
+    def sources(self) -> list[Source]:
+        """Return the inputs that were named, or standard input."""
+        return discover(self.names())
+
+    def open(
+        self, run: RunOptions, progress: Progress, *, rereads: bool, attributes: Sequence[str] | None = None
+    ) -> Pool:
+        """Return the pool, with the fields that folders of attribute files add. `rereads`: keep a stream for it."""
         return Pool(
             self.sources(),
             text_field=self.text,
@@ -102,6 +127,7 @@ class PoolOptions:
             jobs=run.jobs,
             progress=progress,
             rereads=rereads,
+            attributes=[Path(folder) for folder in attributes or ()],
         )
 
     def open_target(self, name: str) -> Pool:
@@ -123,9 +149,35 @@ class OutputOptions:
         ),
     ] = None
 
-    def open(self, pool: Pool, *, write: bool = True) -> Sink:
-        """Return the open output, or one that takes nothing."""
-        return open_sink(self.output or "-", pool.sources, pool.jobs) if write else _Nowhere()
+    def __post_init__(self) -> None:
+        if self.output == "/dev/stdout":
+            self.output = "-"
+
+    def open(
+        self, pool: Pool, run: RunOptions, *, write: bool = True, alone: bool = False, sidecar: str | None = None
+    ) -> Sink:
+        """Return the open output, or one that takes nothing; raise UpToDate if there is nothing to do.
+
+        alone: what a shard gives depends on no other shard, so those that have not changed are not done again.
+        sidecar: the folder of attribute files, in place of the output.
+        """
+        if sidecar and self.output:
+            raise UsageError("-o writes records and --attributes only attributes", way_out="run it twice")
+        output = f"{sidecar.rstrip('/')}/" if sidecar else self.output or "-"
+        folder = write and output != "-" and is_folder(output)
+        run.ledger.call.records = write
+        run.ledger.open(
+            pool.sources,
+            pool.facts,
+            pool.shard_facts,
+            outputs=output_files(output, pool.sources) if write else [],
+            folder=folder,
+            whole=not alone,
+            resume=pool.limit is None,
+        )
+        for number, entry in run.ledger.done.items():
+            pool.take_over(number, entry)
+        return open_sink(output, pool.sources, pool.jobs, run.ledger.wrote, pool.done) if write else _Nowhere()
 
 
 @dataclass
@@ -135,11 +187,15 @@ class ChoiceOptions:
     keep: Annotated[
         str | None, Option(metavar="BUDGET", help="Keep the best: 5000, 10%, 30MB, 2Mtok, 10%B or 10%tok.")
     ] = None
-    above: Annotated[float | None, Option(metavar="X", help="Keep records whose score is greater than X.")] = None
+    above: Annotated[
+        float | None, Option(metavar="X", help="Keep records whose score is greater than X; with --by=-FIELD, less.")
+    ] = None
     sample: Annotated[
         bool, Option("--sample", help="Draw the budget at random, likelier the better, instead of the best.")
     ] = False
-    temperature: Annotated[float, Option(help="Of --sample: 0 is the best, larger is more uniform.", min=0)] = 1.0
+    temperature: Annotated[
+        float, Option(metavar="T", help="Of --sample: 0 is the best, larger is more uniform.", min=0)
+    ] = 1.0
     scale: Annotated[
         Literal["zscore", "none"], Option(help="Of --sample: z-scored scores, or as they are (the papers').")
     ] = "zscore"
@@ -190,48 +246,94 @@ class _Nowhere:
         pass
 
 
-def expand(command: Callable[..., None]) -> Callable[..., None]:
+# Options that do not decide what comes out, or that are files told apart by what they hold.
+_NO_SETTINGS = {
+    "paths",
+    "files_from",
+    "output",
+    "sidecar",
+    "save",
+    "rejects",
+    "tmp",
+    "jobs",
+    "quiet",
+    "json_summary",
+    "force",
+}
+
+
+def _call(name: str, values: dict[str, Any], annotations: dict[str, Any]) -> Call:
+    """Return the books' view of a command: options that name files are known by what these hold, not by their names."""
+    settings, files = {}, {}
+    for option, value in values.items():
+        if option in _NO_SETTINGS:
+            continue
+        named = [str(v) for v in (value if isinstance(value, list) else [value]) if v is not None]
+        metavar = str(getattr(annotations[option].__metadata__[0], "metavar", None))
+        if named and ("FILE" in metavar or "DIR" in metavar) and all(map(names_file, named)):
+            files[option] = named
+        else:
+            settings[option] = str(value) if isinstance(value, Path) else value
+    also = {option: str(values[option]) for option in ("save", "rejects") if values.get(option)}
+    settings["sidecar"] = bool(values.get("sidecar"))
+    output = values.get("output") or values.get("sidecar")
+    return Call(
+        name, settings, files, None if output in ("-", "/dev/stdout") else output, also, force=bool(values.get("force"))
+    )
+
+
+def expand(name: str, command: Callable[..., None]) -> Callable[..., None]:
     """Return the command with every group of options replaced by its options, as typer wants them.
 
     A run that fails while its records go to standard output ends that stream with the line that readers refuse.
     """
     hints = get_type_hints(command, include_extras=True)
     given = inspect.signature(command).parameters
-    groups = {name: hints[name] for name in given if is_dataclass(hints[name])}
+    groups = {group: hints[group] for group in given if is_dataclass(hints[group])}
     flat: dict[str, inspect.Parameter] = {}
-    own = [name for name in given if name not in groups]
-    for name in own:
-        default = given[name].default
-        flat[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
+    for own in (parameter for parameter in given if parameter not in groups):
+        default = given[own].default
+        flat[own] = inspect.Parameter(own, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[own])
     for group in groups.values():
         group_hints = get_type_hints(group, include_extras=True)
-        for option in fields(group):
+        for option in _options(group):
             flat[option.name] = inspect.Parameter(
                 option.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=option.default,
                 annotation=group_hints[option.name],
             )
+    annotations = {option: parameter.annotation for option, parameter in flat.items()}
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
+        call = _call(name, values, annotations)
         built = {
-            name: group(**{option.name: values.pop(option.name) for option in fields(group)})
-            for name, group in groups.items()
+            group: kind(**{option.name: values.pop(option.name) for option in _options(kind)})
+            for group, kind in groups.items()
         }
-        output = next((group for group in built.values() if isinstance(group, OutputOptions)), None)
+        options = next(group for group in built.values() if isinstance(group, RunOptions))
+        options.ledger = Ledger(call)
         try:
             command(**built, **values)
+        except UpToDate as done:
+            say_up_to_date(call.command, options, done.output, done.summary)
         except BrokenPipeError:  # whoever read our output has had enough
             with Path(os.devnull).open("wb") as nothing:
                 os.dup2(nothing.fileno(), sys.stdout.fileno())  # or Python complains while it flushes at exit
             raise SystemExit(0) from None
         except BaseException:
-            if output and (output.output or "-") == "-":
+            if any(isinstance(group, OutputOptions) for group in built.values()) and call.output is None:
                 poison_stdout()
             raise
+        finally:
+            options.ledger.close()
 
     run.__signature__ = inspect.Signature(list(flat.values()))  # type: ignore[attr-defined]  # what inspect looks for
-    run.__annotations__ = {name: parameter.annotation for name, parameter in flat.items()}
+    run.__annotations__ = annotations
     del run.__wrapped__  # else get_type_hints would look there
     return run
+
+
+def _options(group: Any) -> list[Any]:
+    return [option for option in fields(group) if option.init]

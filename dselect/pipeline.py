@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,10 +17,14 @@ from dselect.pool import Pool
 from dselect.records import splice
 from dselect.records.batch import Batch
 from dselect.records.reading import Source
-from dselect.records.writing import FileSink, FolderSink, Sink, StdoutSink
+from dselect.records.writing import FileSink, Finished, FolderSink, Sink, StdoutSink
+from dselect.sketch import BottomK, spearman
 
-Kind = Literal["score", "cost", "label"]
+Kind = Literal["score", "cost", "label", "size"]  # size: an amount of the record, an integer
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Column = np.ndarray[Any, Any]  # float64, or int64 where every record has the field: written as integers
+Drawn = tuple[Any, dict[str, Floats]]  # keys and columns for a BottomK
+QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 TOKEN_FIELDS = ("token_count", "metadata.token_count")
 
 
@@ -30,7 +35,7 @@ class Scorer(Protocol):
     def fields(self) -> Mapping[str, Kind]:
         """The fields it adds, and what each is."""
 
-    def score(self, batch: Batch) -> Mapping[str, Floats]:
+    def score(self, batch: Batch) -> Mapping[str, Column]:
         """Return each field's values: (n,) each. NaN: this record gets no field (`--min-words`)."""
 
 
@@ -41,20 +46,47 @@ class Annotate:
     scorer: Scorer
     overwrite: bool
 
-    def __call__(self, batch: Batch) -> tuple[bytes, int]:
-        """Return the new lines as one block, and how many records got no field."""
+    def __call__(self, batch: Batch) -> tuple[bytes, int, Drawn]:
+        """Return the new lines as one block, how many records got no field, and what the sample is drawn from."""
         values = _score(self.scorer, batch)
-        lines = free_of(batch, list(values), self.overwrite)
-        scored = np.logical_and.reduce([np.isfinite(column) for column in values.values()])
-        if scored.all():
-            lines = splice.append_all(lines, splice.members(values))
-        else:
-            at = np.flatnonzero(scored)
-            new = splice.members({name: column[at] for name, column in values.items()})
-            for position, member in zip(at.tolist(), new, strict=True):
-                lines[position] = splice.append(lines[position], member)
-        block = b"".join([line + b"\n" for line in lines])
-        return block, int(len(scored) - scored.sum())
+        block, without = add_fields(batch, values, self.overwrite)
+        return block, without, _drawn(batch, values)
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """Attribute lines as dolma has them, one for every line of the input: the work of a pass that writes sidecars."""
+
+    scorer: Scorer
+
+    def __call__(self, batch: Batch) -> tuple[bytes, int, Drawn]:
+        """Return what `Annotate` does, with attribute lines in place of records."""
+        values = _score(self.scorer, batch)
+        lines = [b'{"attributes":{}}'] * batch.block.lines  # of blank and bad lines too, or the count would not agree
+        without = 0
+        for position, (record, text) in enumerate(zip(batch.records, batch.texts, strict=True)):
+            numbers = {name: column[position].item() for name, column in values.items()}
+            spans = {name: [[0, len(text), number]] for name, number in numbers.items() if np.isfinite(number)}
+            without += len(spans) < len(numbers)
+            lines[batch.numbers[position] - batch.block.first_line] = orjson.dumps(
+                {"id": record.get("id"), "attributes": spans}
+            )
+        return b"".join([line + b"\n" for line in lines]), without, _drawn(batch, values)
+
+
+def add_fields(batch: Batch, values: Mapping[str, Column], overwrite: bool) -> tuple[bytes, int]:
+    """Return the batch's lines with these fields, as one block, and how many records got none: those with a NaN."""
+    lines = free_of(batch, list(values), overwrite)
+    scored = np.logical_and.reduce([np.isfinite(column) for column in values.values()])
+    if scored.all():
+        lines = splice.append_all(lines, splice.members(values))
+    else:
+        at = np.flatnonzero(scored)
+        new = splice.members({name: column[at] for name, column in values.items()})
+        for position, member in zip(at.tolist(), new, strict=True):
+            lines[position] = splice.append(lines[position], member)
+    block = b"".join([line + b"\n" for line in lines])
+    return block, int(len(scored) - scored.sum())
 
 
 @dataclass(frozen=True)
@@ -97,6 +129,7 @@ class Columns:
         if self.choice.unique:
             found["text"] = batch.text_hashes
         found.update({f"score {name}": column for name, column in values.items()})
+        found["drawn"] = _drawn(batch, values)
         return found
 
     def _sizes(self, batch: Batch) -> np.ndarray[Any, np.dtype[np.uint32]]:
@@ -132,8 +165,16 @@ class Columns:
         return labels
 
 
-def _score(scorer: Scorer, batch: Batch) -> Mapping[str, Floats]:
+def _score(scorer: Scorer, batch: Batch) -> Mapping[str, Column]:
     return scorer.score(batch) if len(batch) else {name: np.zeros(0) for name in scorer.fields}
+
+
+def _drawn(batch: Batch, values: Mapping[str, Floats]) -> Drawn:
+    lengths = np.fromiter(map(len, batch.texts), np.float64, len(batch))
+    return batch.sample_keys, {
+        "length": lengths,
+        **{f"score {name}": np.asarray(column, np.float64) for name, column in values.items()},
+    }
 
 
 def free_of(batch: Batch, names: Sequence[str], overwrite: bool) -> list[bytes]:
@@ -162,10 +203,15 @@ def _refuse_missing(batch: Batch, name: str, position: int, way_out: str = "") -
 
 
 def gather(pool: Pool, columns: Columns, what: str = "scoring") -> dict[str, Any]:
-    """Pass over the pool once and return its columns, joined: 20 bytes a record for one score and a budget."""
+    """Pass over the pool once and return its columns, joined: 20 bytes a record for one score and a budget.
+
+    Beside them `labels`, the names of the domains, and `spread`, how the scores are distributed.
+    """
     parts: dict[str, list[Any]] = {}
     labels: dict[str | None, int] = {}
+    sample = BottomK()
     for _, found in pool.map(columns, what):
+        sample.add(*found.pop("drawn"))
         for name, part in found.items():
             if name == "domain":
                 part = np.array([labels.setdefault(label, len(labels)) for label in part], np.int32)
@@ -178,32 +224,61 @@ def gather(pool: Pool, columns: Columns, what: str = "scoring") -> dict[str, Any
         joined |= {"identity": np.zeros(0, np.uint64), "text": np.zeros(0, np.uint64)}
         joined |= {"domain": np.zeros(0, np.int32)}
     joined["labels"] = list(labels)
+    joined["spread"] = spread(sample)
     return joined
 
 
-def open_sink(output: str, sources: Sequence[Source], jobs: int) -> Sink:
+def open_sink(output: str, sources: Sequence[Source], jobs: int, finished: Finished, done: Collection[int]) -> Sink:
     """Return where records go: `-` is standard output; a trailing slash or an existing folder, one file per source."""
     if output == "-":
         return StdoutSink()
+    if is_folder(output):
+        return FolderSink(Path(output), sources, jobs, finished, done)
+    return FileSink(Path(output), jobs, finished, sources)
+
+
+def output_files(output: str, sources: Sequence[Source]) -> list[Path]:
+    """Return the files that records go to; none where they go to standard output."""
+    if output == "-":
+        return []
     path = Path(output)
-    folder = output.endswith("/") or path.is_dir()
-    targets = [path / source.relative for source in sources] if folder else [path]
-    inputs = {source.path.resolve() for source in sources if source.path}
-    for target in targets:
-        if target.is_file() and target.resolve() in inputs:
-            raise DselectError("this output is one of the inputs", where=str(target))
-    if folder:
-        return FolderSink(path, sources, jobs)
-    return FileSink(path, jobs)
+    return [path / source.relative for source in sources] if is_folder(output) else [path]
 
 
-def annotate(pool: Pool, scorer: Scorer, sink: Sink, overwrite: bool) -> int:
-    """Write every record with the scorer's fields; return how many got none."""
-    without = 0
-    for source, (data, skipped) in pool.map(Annotate(scorer, overwrite), "scoring"):
-        without += skipped
+def is_folder(output: str) -> bool:
+    """Tell whether an output gets one file per source."""
+    return output.endswith("/") or Path(output).is_dir()
+
+
+def annotate(pool: Pool, scorer: Scorer, sink: Sink, overwrite: bool, *, sidecar: bool = False) -> dict[str, Any]:
+    """Write every record with the scorer's fields, or with `sidecar` attribute lines in place of the records.
+
+    Return how many records got no field, and the spread of the scores.
+    """
+    work = Attributes(scorer) if sidecar else Annotate(scorer, overwrite)
+    for source, (data, skipped, (keys, columns)) in pool.map(work, "scoring", rest=True):
+        pool.tallies.setdefault(source, Counter())["without_score"] += skipped
+        pool.sample.add(keys, {**columns, "source": np.full(len(keys), float(source))})
         sink.write(source, data)
-    return without
+    return {"without_score": pool.total("without_score"), "spread": spread(pool.sample)}
+
+
+def spread(sample: BottomK) -> dict[str, Any]:
+    """Return, for each field of a sample, quantiles and the rank correlation with the length of the text."""
+    _, columns = sample.result()
+    length = columns.pop("length", np.zeros(0))
+    columns.pop("source", None)
+    found = {}
+    for name, column in columns.items():
+        there = ~np.isnan(column)
+        if there.any():
+            quantiles = np.quantile(column[there], list(QUANTILES)).tolist()
+            found[name.removeprefix("score ")] = {
+                "records": int(there.sum()),
+                "quantiles": dict(zip(map(str, QUANTILES), quantiles, strict=True)),
+                "rank_correlation_with_length": spearman(column[there], length[there]),
+            }
+    return found
 
 
 def write_kept(
@@ -219,15 +294,18 @@ def write_kept(
                 lines = [splice.without(line, names) for line in lines]
             return splice.append_all(lines, splice.members({n: c[at] for n, c in values.items()}))
 
-    seen, done = 0, 0
-    positions = kept.positions
+    # where each source's records begin: those of shards that an earlier run has written have positions too
+    begins = np.cumsum([0, *(counts.documents for counts in pool.by_source)])
+    last, seen = -1, 0
     for source, lines in pool.lines():
-        end = int(np.searchsorted(positions, seen + len(lines)))
-        at = positions[done:end]
+        if source != last:
+            last, seen = source, int(begins[source])
+        start, end = np.searchsorted(kept.positions, [seen, seen + len(lines)])
+        at = kept.positions[start:end]
         chosen = edit([lines[i] for i in (at - seen).tolist()], at)
         if chosen:
             sink.write(source, b"".join([line + b"\n" for line in chosen]))
-        seen, done = seen + len(lines), end
+        seen += len(lines)
 
 
 def select_scored(pool: Pool, scorer: Scorer, field_name: str, choice: Choice, sink: Sink, overwrite: bool) -> Kept:
@@ -238,6 +316,7 @@ def select_scored(pool: Pool, scorer: Scorer, field_name: str, choice: Choice, s
     eligible = ~np.isnan(scores)
     kept = choose(np.where(eligible, scores, -np.inf), columns, choice, eligible)
     kept.facts["without_score"] = int((~eligible).sum())
+    kept.facts["spread"] = columns["spread"]
     if len(kept.positions):
         kept.facts["cut"] = float(scores[kept.positions].min())
     write_kept(pool, kept, sink, values, overwrite)

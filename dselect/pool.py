@@ -5,19 +5,24 @@ Bad lines are dealt with here, on the first pass: they stop the run, or are set 
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+
 from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
 from dselect.records.batch import BadLine, Batch, parse
-from dselect.records.reading import Block, Source, blocks, chunks, read_ahead
+from dselect.records.reading import Block, LineReader, Source, blocks, chunks, fresh_digest, read_ahead, readable
 from dselect.records.spool import Spool
 from dselect.records.writing import TemporaryFile, write_all
+from dselect.sketch import BottomK
 
 Value = TypeVar("Value")
 
@@ -55,6 +60,10 @@ class Tolerance:
             return cls(None, float(found[1]) / 100)
         raise UsageError(f"cannot read --bad-lines {text!r}", way_out="stop, skip, skip:100 or skip:0.1%")
 
+    def allows(self, bad: int, lines: int) -> bool:
+        """Tell whether a run may go on where this many of the lines are bad."""
+        return (self.number is None or bad <= self.number) and (self.share is None or bad <= self.share * lines)
+
 
 @dataclass
 class Counts:
@@ -64,6 +73,13 @@ class Counts:
     bytes: int = 0
     blank: int = 0
     bad: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Count another part of the pool too."""
+        self.documents += other.documents
+        self.bytes += other.bytes
+        self.blank += other.blank
+        self.bad += other.bad
 
 
 @dataclass(frozen=True)
@@ -76,6 +92,7 @@ class _Task(Generic[Value]):
     def __call__(self, block: Block) -> _Done[Value]:
         batch = parse(block, self.text_field)
         done: _Done[Value] = _Done(block.source, len(batch), int(batch.text_bytes.sum()), batch.blank, batch.bad)
+        done.failure = block.failure
         try:
             done.value = self.work(batch)
         except DselectError as error:
@@ -92,6 +109,7 @@ class _Done(Generic[Value]):
     bad: list[BadLine]
     value: Any = None
     error: DselectError | None = None
+    failure: DselectError | None = None
 
 
 @dataclass
@@ -107,28 +125,44 @@ class Pool:
     jobs: int = 1
     progress: Progress | None = None
     rereads: bool = False
+    attributes: Sequence[Path] = ()  # folders of attribute files, one for each source
     counts: Counts = field(default_factory=Counts)
+    by_source: list[Counts] = field(default_factory=list)
+    digests: dict[int, str] = field(default_factory=dict)  # of the bytes on disk, once a source has been read
+    done: dict[int, Counts] = field(default_factory=dict)  # sources a pass may leave out, and what they hold
+    tallies: dict[int, Counter[str]] = field(default_factory=dict)  # what a pass counts, by source
+    sample: BottomK = field(default_factory=BottomK)  # of what it measures; `source` tells whose a record is
     _spools: dict[int, Spool] = field(default_factory=dict)
     _bad: dict[int, set[int]] = field(default_factory=dict)
     _passes: int = 0
     _read: int = 0
 
-    def map(self, work: Callable[[Batch], Value], what: str = "reading") -> Iterator[tuple[int, Value]]:
+    def map(
+        self, work: Callable[[Batch], Value], what: str = "reading", *, rest: bool = False
+    ) -> Iterator[tuple[int, Value]]:
         """Yield (source, work(batch)) for every block of records, in order; `work` must pickle.
 
-        Raises DselectError at the first bad line beyond the tolerance, and where the input changed between passes.
+        rest: leave out the sources that are done. Raises DselectError at the first bad line beyond the tolerance, and
+        where the input changed between passes.
         """
         first = self._passes == 0
+        left_out = self.done if rest else {}
+        by_source = [Counts() for _ in self.sources]
+        for source, held in left_out.items():
+            by_source[source] = held
+        if first:
+            self.by_source = by_source
         counts = Counts()
+        for held in left_out.values():
+            counts.add(held)
         rejects = TemporaryFile(self.rejects) if self.rejects and first else None
         task = _Task(work, self.text_field)
-        results = ordered_map(task, self._blocks(what), self.jobs)
+        results = ordered_map(task, self._blocks(what, left_out), self.jobs)
         try:
             for done in results:
-                counts.documents += done.documents
-                counts.bytes += done.bytes
-                counts.blank += done.blank
-                counts.bad += len(done.bad)
+                more = Counts(done.documents, done.bytes, done.blank, len(done.bad))
+                counts.add(more)
+                by_source[done.source].add(more)
                 if first:
                     for bad in done.bad:
                         self._set_aside(done.source, bad, counts.bad, rejects)
@@ -150,11 +184,35 @@ class Pool:
             if self.progress:
                 self.progress.stop()
 
-    def lines(self, what: str = "writing") -> Iterator[tuple[int, list[bytes]]]:
-        """Yield (source, lines) of the same records again, in order; only after a first pass."""
-        counts = Counts()
+    def survey(
+        self, work: Callable[[Batch], Value], what: str = "checking"
+    ) -> Iterator[tuple[int, Counts, Value, DselectError | None]]:
+        """Yield (source, counts, work(batch), failure) for every block, in order, and stop at nothing wrong with it.
+
+        Bad lines are in `Batch.bad`, for the work to tell. A failure says why a source could not be read on: it comes
+        with an empty batch, after the lines before it.
+        """
+        results = ordered_map(_Task(work, self.text_field), self._blocks(what, (), readable), self.jobs)
         try:
-            for block in self._blocks(what):
+            for done in results:
+                if done.error:
+                    raise _located(done.error, self.sources[done.source].name)
+                found = Counts(done.documents, done.bytes, done.blank, len(done.bad))
+                self.counts.add(found)
+                self._tell(self.counts)
+                yield done.source, found, done.value, done.failure
+        finally:
+            results.close()  # type: ignore[attr-defined]  # a generator: its workers end with it
+            if self.progress:
+                self.progress.stop()
+
+    def lines(self, what: str = "writing") -> Iterator[tuple[int, list[bytes]]]:
+        """Yield (source, lines) of the same records again, in order, but not of those done; only after a first pass."""
+        counts = Counts()
+        for held in self.done.values():
+            counts.documents += held.documents
+        try:
+            for block in self._blocks(what, self.done):
                 lines = block.data.split(b"\n")
                 bad = self._bad.get(block.source)
                 if bad:
@@ -171,18 +229,84 @@ class Pool:
             if self.progress:
                 self.progress.stop()
 
-    def _blocks(self, what: str) -> Iterator[Block]:
+    def facts(self, number: int) -> dict[str, Any]:
+        """Return what is known of a source: its counts, and a digest once all of its bytes have been read."""
+        found: dict[str, Any] = {"counts": asdict(self.by_source[number])} if self.by_source else {}
+        return found | ({"blake2b": self.digests[number]} if number in self.digests else {})
+
+    def shard_facts(self, number: int) -> dict[str, Any]:
+        """Return these facts and what a pass found in this source, for a later run that passes over it."""
+        keys, columns = self.sample.result()
+        own = columns.get("source", np.zeros(0)) == number
+        sample = {"": _encoded(keys[own])} | {name: _encoded(column[own]) for name, column in columns.items()}
+        return {**self.facts(number), "tally": self.tallies.get(number, {}), "sample": sample}
+
+    def take_over(self, number: int, facts: Mapping[str, Any]) -> None:
+        """Leave a source out of the pass, and count what an earlier run found in it."""
+        self.done[number] = Counts(**facts["counts"])
+        self.tallies[number] = Counter(facts.get("tally"))
+        sample = {name: np.frombuffer(base64.b64decode(data)) for name, data in facts.get("sample", {}).items()}
+        if "source" in sample:
+            sample["source"] = np.full(len(sample["source"]), float(number))
+            self.sample.add(sample.pop("").view(np.uint64), sample)
+
+    def total(self, name: str) -> int:
+        """Return what a pass has counted in all sources."""
+        return sum(tally[name] for tally in self.tallies.values())
+
+    def _blocks(
+        self, what: str, left_out: Collection[int], cut: Callable[..., Iterator[Block]] = blocks
+    ) -> Iterator[Block]:
         self._passes += 1
         self._read = 0
+        wanted = [number for number in range(len(self.sources)) if number not in left_out]
         if self.progress:
-            sizes = [source.size for source in self.sources]
+            sizes = [self.sources[number].size for number in wanted]
             total = None if None in sizes or self.limit is not None else sum(size or 0 for size in sizes)
             self.progress.start(what, total)
-        streams = (blocks(number, source, self._chunks(number, source)) for number, source in enumerate(self.sources))
+        streams = (self._with_sidecars(cut(number, self.sources[number], self._chunks(number))) for number in wanted)
         found = read_ahead(streams, parallel=self.jobs) if self.jobs > 1 else chain.from_iterable(streams)
         return found if self.limit is None else _limited(found, self.limit)
 
-    def _chunks(self, number: int, source: Source) -> Iterator[bytes]:
+    def _with_sidecars(self, found: Iterator[Block]) -> Iterator[Block]:
+        """Give every block of a source the same lines of its attribute files, which must have as many."""
+        sidecars: list[tuple[Source, LineReader]] = []
+        for block in found if self.attributes else ():
+            if not sidecars:
+                sidecars = [self._sidecar(folder, block.source) for folder in self.attributes]
+            parts = tuple(reader.take(block.lines) for _, reader in sidecars)
+            for part, (source, _) in zip(parts, sidecars, strict=True):
+                if part.count(b"\n") < block.lines and not (part and block.lines == Block(0, 1, part).lines):
+                    raise DselectError(
+                        f"fewer lines than {self.sources[block.source].name}",
+                        where=source.name,
+                        way_out="make the attributes again from these files",
+                    )
+            yield replace(block, sidecars=parts)
+        for source, reader in sidecars:
+            if reader.take(1):
+                raise DselectError(
+                    "more lines than the file it belongs to",
+                    where=source.name,
+                    way_out="make the attributes again from these files",
+                )
+        yield from found
+
+    def _sidecar(self, folder: Path, number: int) -> tuple[Source, LineReader]:
+        relative = self.sources[number].relative
+        bare = next((relative.removesuffix(s) for s in (".zst", ".gz") if relative.endswith(s)), relative)
+        for name in (relative, bare, f"{bare}.zst", f"{bare}.gz"):
+            if (folder / name).is_file():
+                source = Source(folder / name, str(folder / name), name)
+                return source, LineReader(chunks(source))
+        raise DselectError(
+            f"no attribute file for {self.sources[number].name}",
+            where=str(folder / relative),
+            way_out="see --attributes",
+        )
+
+    def _chunks(self, number: int) -> Iterator[bytes]:
+        source = self.sources[number]
         if number in self._spools:
             yield from self._spools[number].chunks()
         elif source.size is None and self.rereads:
@@ -190,7 +314,10 @@ class Pool:
             yield from spool.tee(chunks(source))
             self._spools[number] = spool
         else:
-            yield from chunks(source, self._consumed)
+            read = None if number in self.digests else fresh_digest()
+            yield from chunks(source, self._consumed, read)
+            if read:
+                self.digests[number] = read.hexdigest()
 
     def _consumed(self, more: int) -> None:
         self._read += more  # several threads add here: a lost update only misleads the progress bar
@@ -221,14 +348,16 @@ class Pool:
         return DselectError("the input changed while it was being read", way_out="run again")
 
 
+def _encoded(column: np.ndarray[Any, Any]) -> str:
+    return base64.b64encode(column.astype("<u8" if column.dtype == np.uint64 else "<f8").tobytes()).decode()
+
+
 def _limited(found: Iterator[Block], limit: int) -> Iterator[Block]:
     for block in found:
-        count = block.data.count(b"\n") + (not block.data.endswith(b"\n"))
-        if count >= limit:
-            head = b"\n".join(block.data.split(b"\n", limit)[:limit])
-            yield Block(block.source, block.first_line, head)
+        if block.lines >= limit:
+            yield replace(block, data=b"\n".join(block.data.split(b"\n", limit)[:limit]))
             return
-        limit -= count
+        limit -= block.lines
         yield block
 
 

@@ -48,7 +48,8 @@ class Budget:
         unit = _UNITS[found["unit"].lower()]
         if found["percent"]:
             if number > 100 or found["scale"]:
-                raise UsageError(f"cannot keep {text}: a share is at most 100%")
+                wrong = "a share is at most 100%" if number > 100 else "a share has no k, M, G or T"
+                raise UsageError(f"cannot keep {text}: {wrong}")
             return cls(text, unit, share=number / 100)
         number *= _SCALES[found["scale"].lower()]
         if number.denominator != 1:
@@ -78,7 +79,7 @@ def top(scores: Floats, sizes: Sizes, budget: int, *, tie: Keys) -> Positions:
 
     A record larger than the whole budget is passed over: it could never be kept, and would end every prefix.
     """
-    return np.sort(_prefix(best_first(scores, tie), sizes, budget))
+    return np.sort(prefix(best_first(scores, tie), sizes, budget))
 
 
 def above(scores: Floats, threshold: float) -> Positions:
@@ -92,7 +93,8 @@ def perturbed(scores: Floats, noise: Floats, temperature: float) -> Floats:
     Gumbel top-k is Plackett-Luce sampling with probabilities softmax(scores / temperature) (Vieira 2014; Kool et al.
     2019). Temperature 0 is the ranking itself.
     """
-    return scores if temperature == 0 else scores / temperature + noise
+    with np.errstate(over="ignore"):  # at a temperature near 0, ties of infinite scores
+        return scores if temperature == 0 else scores / temperature + noise
 
 
 def sample(scores: Floats, sizes: Sizes, budget: int, *, temperature: float, noise: Floats, tie: Keys) -> Positions:
@@ -105,16 +107,25 @@ def within(domains: Sizes, budgets: Sequence[int], scores: Floats, sizes: Sizes,
 
     domains: int (n,), indices into budgets. To sample, pass `perturbed` scores.
     """
+    return np.sort(np.concatenate([bought for _, bought in purchases(domains, budgets, scores, sizes, tie=tie)]))
+
+
+def purchases(
+    domains: Sizes, budgets: Sequence[int], scores: Floats, sizes: Sizes, *, tie: Keys
+) -> list[tuple[int, Positions]]:
+    """Return what `within` buys, best first: (budget, positions) for each domain, then for what they left over."""
     ranking = best_first(scores, tie)
     by_domain = ranking[np.argsort(domains[ranking], kind="stable")]
     ends = np.cumsum(np.bincount(domains, minlength=len(budgets)))
+    bought = []
     kept = np.zeros(len(scores), bool)
     for domain, budget in enumerate(budgets):
         members = by_domain[ends[domain - 1] if domain else 0 : ends[domain]]
-        kept[_prefix(members, sizes, budget)] = True
+        bought.append((budget, prefix(members, sizes, budget)))
+        kept[bought[-1][1]] = True
     left = sum(budgets) - int(sizes[kept].sum(dtype=np.int64))
-    kept[_prefix(ranking[~kept[ranking]], sizes, left)] = True
-    return np.flatnonzero(kept)
+    bought.append((left, prefix(ranking[~kept[ranking]], sizes, left)))
+    return bought
 
 
 def unique(texts: Keys, scores: Floats, *, tie: Keys) -> Positions:
@@ -146,23 +157,42 @@ def ranks(scores: Floats) -> Floats:
 def standardized(scores: Floats) -> Floats:
     """Return (score - mean) / population standard deviation; a constant column becomes zeros.
 
-    Exactly rounded sums: the order of the records must not move the last bit, or shuffled shards would sample
-    other documents. Scores of -inf (records without the field) stay -inf and do not count.
+    Scores of -inf (records without the field) stay -inf and do not count.
     """
-    finite = scores[np.isfinite(scores)]
-    if not len(finite):
-        return np.where(np.isfinite(scores), 0.0, scores)
-    largest = float(np.abs(finite).max()) or 1.0  # divided out first, lest the squares overflow
-    finite = finite / largest
-    mean = math.fsum(finite) / len(finite)
-    deviation = math.sqrt(math.fsum((finite - mean) ** 2) / len(finite))
-    if deviation == 0 or finite.min() == finite.max():
-        return np.where(np.isfinite(scores), 0.0, scores)
-    return np.asarray((scores / largest - mean) / deviation)
+    return Moments.of(scores).standardize(scores)
 
 
-def _prefix(ranking: Positions, sizes: Sizes, budget: int) -> Positions:
-    """Return the longest prefix of the ranking that fits, records larger than the budget left out."""
+@dataclass(frozen=True)
+class Moments:
+    """Mean and standard deviation of a column divided by its largest absolute value, lest the squares overflow."""
+
+    largest: float
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, scores: Floats) -> Moments:
+        """Return those of the finite scores, by exactly rounded sums.
+
+        The order of the records must not move the last bit, or shuffled shards would sample other documents.
+        """
+        finite = scores[np.isfinite(scores)]
+        if not len(finite) or finite.min() == finite.max():
+            return cls(1.0, 0.0, 0.0)
+        largest = float(np.abs(finite).max())
+        finite = finite / largest
+        mean = math.fsum(finite) / len(finite)
+        return cls(largest, mean, math.sqrt(math.fsum((finite - mean) ** 2) / len(finite)))
+
+    def standardize(self, scores: Floats) -> Floats:
+        """Return the z-scores of a column; zeros where the deviation is zero."""
+        if self.deviation == 0:
+            return np.where(np.isfinite(scores), 0.0, scores)
+        return np.asarray((scores / self.largest - self.mean) / self.deviation)
+
+
+def prefix(ranking: Positions, sizes: Sizes, budget: int) -> Positions:
+    """Return the longest prefix of a ranking that fits, best first, records larger than the budget left out."""
     if budget <= 0:
         return ranking[:0]  # not even texts of size 0
     affordable = ranking[sizes[ranking] <= budget]

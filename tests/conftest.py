@@ -90,6 +90,20 @@ def read_bytes(path: Path) -> bytes:
     return b"".join(found)
 
 
+def children(pid):
+    """Return every process below this one."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            child = int(path.parent.name)
+            found += [child, *children(child)]
+    return found
+
+
 COOKING = "stir the onions in butter and simmer the sauce with garlic salt pepper basil until the pasta is done".split()
 CODE = "def return if else for in range print len self import class ( ) : = == + [ ] None True while".split()
 LAW = "the tenant shall pay the landlord rent pursuant to section agreement liability court clause party hereby".split()

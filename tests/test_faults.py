@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tests.conftest import DSELECT, lines, make_pool, make_target, read_bytes, read_records, write_records
+from tests.conftest import DSELECT, children, lines, make_pool, make_target, read_bytes, read_records, write_records
 
 
 def left_behind(folder):
@@ -124,20 +124,6 @@ def test_a_closed_pipe_is_a_quiet_success(target, tmp_path):
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["1", "0 0 0"]
     assert done.stderr == ""
-
-
-def children(pid):
-    """Return every process below this one."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            child = int(path.parent.name)
-            found += [child, *children(child)]
-    return found
 
 
 def alive(pid):
@@ -334,3 +320,19 @@ def test_a_list_of_files_is_read_from_a_file(dselect, tmp_path):
     (tmp_path / "list").write_text("a b.jsonl\nü.jsonl\n", "utf-8")
     assert len(dselect("select", "--files-from", "list", "--keep", "100%").records) == 4
     assert make_target(1)[0]["id"] == "t0"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_links_to_nothing_names_too_long_and_ids_too_deep_are_errors_of_the_user(jobs, dselect, tmp_path):
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.jsonl").symlink_to("nowhere")
+    (tmp_path / "deep.jsonl").write_bytes(b'{"text":"a"}\n{"text":"a","id":' + b"[" * 300 + b"]" * 300 + b"}\n")
+    expected = {
+        "pool": "pool/a.jsonl: cannot read: No such file or directory",
+        "x" * 300: "File name too long",
+        "deep.jsonl": "deep.jsonl:2: the id is nested too deeply",
+    }
+    for name, what in expected.items():
+        failed = dselect("select", name, "--keep", 1, "-j", jobs, "-o", "out.jsonl", status=1)
+        assert what in failed.stderr
+        assert failed.stderr.count("\n") == 1

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +21,7 @@ import orjson
 from dselect.console import Run
 from dselect.errors import DselectError
 from dselect.options import Argument, Option, OutputOptions, RunOptions
-from dselect.pipeline import open_sink
+from dselect.pipeline import is_folder, open_sink, output_files
 from dselect.pool import Counts
 from dselect.records.reading import LONGEST_LINE, STDIN
 from dselect.records.writing import TemporaryFile, write_all
@@ -109,8 +110,8 @@ class Finder:
         """Return which count an entry goes to; None where it is a file to read or a folder to enter."""
         if entry.name.startswith("."):
             return "hidden"
-        if _matches(relative, entry.name, self.exclude):
-            return "excluded"
+        if entry.name.endswith(".manifest.json") or _matches(relative, entry.name, self.exclude):
+            return "excluded"  # a manifest of ours changes with every run
         try:
             if entry.is_dir():
                 return "linked_folders" if entry.is_symlink() else None  # a link may lead back up
@@ -272,21 +273,40 @@ def command(
     target, passed, counts = output.output or "-", Counter(dict.fromkeys(PASSED_OVER, 0)), Counts()
     finder = Finder(include or (), [glob.rstrip("/") for glob in exclude or ()], source, passed)
     outputs = _present(target, rejects)
-    # a folder gets one file, as it does from standard input
-    with Run("corpus", run) as talk, _listing(rejects) as listed, open_sink(target, [STDIN], run.jobs) as sink:
-        reader = Reader(passed, outputs, bad_files == "skip", listed)
-        talk.start("reading", None)
-        for file, text in reader.texts(finder.find(paths)):
-            for line, size in records(file, text, split_at, min_chars, passed):
-                sink.write(0, line)
-                counts.documents += 1
-                counts.bytes += size
-            talk.advance(0, counts.documents, counts.bytes)
+    run.ledger.call.settings["listing"] = listing(replace(finder, passed=Counter()).find(paths))
+    with Run("corpus", run) as talk, _listed(rejects) as listed:
+        run.ledger.open(
+            [],
+            lambda _: {},
+            outputs=output_files(target, [STDIN]),
+            folder=target != "-" and is_folder(target),
+            whole=True,
+            resume=False,
+        )
+        # a folder gets one file, as it does from standard input
+        with open_sink(target, [STDIN], run.jobs, run.ledger.wrote, ()) as sink:
+            reader = Reader(passed, outputs, bad_files == "skip", listed)
+            talk.start("reading", None)
+            for file, text in reader.texts(finder.find(paths)):
+                for line, size in records(file, text, split_at, min_chars, passed):
+                    sink.write(0, line)
+                    counts.documents += 1
+                    counts.bytes += size
+                talk.advance(0, counts.documents, counts.bytes)
     talk.report(counts, **passed)
 
 
+def listing(files: Iterable[TextFile]) -> str:
+    """Return a hash of where files lie, their sizes and times: what tells that a folder has not changed."""
+    found = hashlib.blake2b(digest_size=16)
+    for file in files:
+        status = file.path.stat()
+        found.update(f"{file.id}\0{file.source}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return found.hexdigest()
+
+
 @contextmanager
-def _listing(path: Path | None) -> Iterator[TemporaryFile | None]:
+def _listed(path: Path | None) -> Iterator[TemporaryFile | None]:
     """Open a list, which appears under its name if nothing goes wrong; None where none is wanted."""
     if path is None:
         yield None

@@ -4,7 +4,8 @@
 # Differs from the paper's code: a text's score is the mean per n-gram, shrunk towards the pool's mean (--length sum for
 # theirs, which mostly measures length); the target is smoothed towards the pool (--smoothing 0 for theirs; --prior
 # uniform for the Laplace smoothing of their later code, which prefers gibberish when the target is small); draws are
-# seeded.
+# seeded; n-grams are hashed with a faster function. --reference gives the numbers of their package data-selection
+# 1.0.3.
 
 from __future__ import annotations
 
@@ -15,29 +16,30 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from dselect import draws
-from dselect.choice import Choice, choose
 from dselect.console import Run
 from dselect.errors import DselectError, NotFitted, UsageError
 from dselect.models import tables
 from dselect.options import (
     ChoiceOptions,
-    Length,
     Option,
     OutputOptions,
     Overwrite,
     PoolOptions,
     RunOptions,
+    Sidecar,
     Targets,
 )
-from dselect.pipeline import Columns, Fields, Kind, annotate, gather, select_scored
+from dselect.pipeline import Kind, annotate, select_scored
 from dselect.pool import Pool
 from dselect.records.batch import Batch
-from dselect.records.writing import TemporaryFile, write_all
-from dselect.selection import Budget
+from dselect.records.writing import publish
+from dselect.sampling import Sample, sample_to_fit_on
 
 FLOOR = 1e-8  # added to probabilities, as in the paper's code: an n-gram never seen costs a finite amount
 SHRINK = 30  # n-grams of the pool's mean mixed into every text: a short one cannot win by luck
+
+DEFAULTS = {"smoothing": 1.0, "prior": "pool", "length": "mean", "min_words": 0}
+REFERENCE = {"smoothing": 0.0, "prior": "pool", "length": "sum", "min_words": 100}  # data-selection 1.0.3
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -53,6 +55,9 @@ class Dsir:
     The target's T n-grams are smoothed by α B pseudo-counts, distributed evenly (Laplace) or as the pool is. In the
     latter case the pool's frequencies are add-one smoothed, so that a bucket seen in neither has δ = ln(αB / (T + αB)),
     never a bonus. Columns of `log_ratio_` are targets: float64 (buckets, targets).
+
+    `reference` hashes and counts words as the package data-selection 1.0.3 does; its log importance weights are those
+    of `length="sum"` and `smoothing=0`.
     """
 
     def __init__(
@@ -64,9 +69,10 @@ class Dsir:
         length: Literal["mean", "sum"] = "mean",
         min_words: int = 0,
         names: Sequence[str] = ("dsir",),
+        reference: bool = False,
     ) -> None:
         self.ngrams, self.buckets, self.smoothing, self.prior = ngrams, buckets, smoothing, prior
-        self.length, self.min_words, self.names = length, min_words, tuple(names)
+        self.length, self.min_words, self.names, self.reference = length, min_words, tuple(names), reference
         self.log_ratio_: Floats | None = None
         self.pool_mean_: Floats | None = None
 
@@ -97,11 +103,9 @@ class Dsir:
 
     def score(self, batch: Batch) -> Mapping[str, Floats]:
         """Return the score of every text towards each target: float64 (n,) a field; NaN below `min_words`."""
-        from dselect.kernels.ngrams import score_ngrams
-
         if self.log_ratio_ is None or self.pool_mean_ is None:
             raise NotFitted("this dsir model has not been fitted")
-        sums, grams, words = score_ngrams(batch.texts, self.ngrams, self.log_ratio_)
+        sums, grams, words = _kernel(self.reference).score_ngrams(batch.texts, self.ngrams, self.log_ratio_)
         if self.length == "mean":
             sums = (sums + SHRINK * self.pool_mean_) / (grams[:, None] + SHRINK)
         sums[words < self.min_words] = np.nan
@@ -120,6 +124,7 @@ class Dsir:
             "names": list(self.names),
             "smoothing": self.smoothing,
             "prior": self.prior,
+            "reference": self.reference,
             "unicode": unicode_version(),
         }
         return tables.to_bytes("dsir", settings, {"log_ratio": self.log_ratio_, "pool_mean": self.pool_mean_})
@@ -139,6 +144,7 @@ class Dsir:
                 and 0 < len(ratio) < 2**32
                 and 1 <= model.ngrams <= 64
                 and model.length in ("mean", "sum")
+                and isinstance(model.reference, bool)
                 and np.isfinite(ratio).all()
                 and np.isfinite(mean).all()
             )
@@ -150,82 +156,53 @@ class Dsir:
         return model
 
 
+def _kernel(reference: bool) -> Any:
+    """Return the module that hashes and counts n-grams: ours, or the one that does it as the paper's package."""
+    if reference:
+        from dselect.kernels import sha_ngrams
+
+        return sha_ngrams
+    from dselect.kernels import ngrams
+
+    return ngrams
+
+
 @dataclass(frozen=True)
 class CountNgrams:
     """Bucket counts of a block, of all its records or of a seeded sample: the work of the fitting pass."""
 
     ngrams: int
     buckets: int
+    reference: bool
     sample: Sample | None = None
 
     def __call__(self, batch: Batch) -> tuple[Counts, Counts]:
         """Return the buckets that occur, int64 (k,), and how often."""
-        from dselect.kernels.ngrams import count_ngrams
-
         texts = batch.texts
         if self.sample:
             texts = [texts[i] for i in self.sample.of(batch).tolist()]
         counts = np.zeros(self.buckets, np.int64)
-        count_ngrams(texts, self.ngrams, counts)
+        _kernel(self.reference).count_ngrams(texts, self.ngrams, counts)
         found = np.flatnonzero(counts)
         return found, counts[found]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The records of a seeded sample, told by their draws: those at or before the last one that fitted the budget."""
-
-    columns: Columns
-    budget: int
-    last: tuple[float, int]
-
-    def of(self, batch: Batch) -> Any:
-        """Return the positions of the batch's records that are in the sample."""
-        found = self.columns(batch)
-        draw = draws.uniform(self.columns.choice.seed, "fit-on", found["identity"])
-        score, tie = self.last
-        before = (draw > score) | ((draw == score) & (found["tie"] <= np.uint64(tie)))
-        return np.flatnonzero(before & (found["size"] <= self.budget))
-
-
-def draw_sample(pool: Pool, size: Budget, seed: int, tokens: str | None) -> Sample | None:
-    """Pass over the pool once and draw a sample of this size; None if the pool holds nothing."""
-    columns = Columns(Fields([]), Choice(keep=size, tokens=tokens, seed=seed))
-    found = gather(pool, columns, "sampling")
-    draw = draws.uniform(seed, "fit-on", found["identity"])
-    kept = choose(draw, found, columns.choice)
-    if not len(kept.positions):
-        return None
-    at = kept.positions
-    last = at[np.lexsort((found["tie"][at], -draw[at]))[-1]]
-    return Sample(columns, kept.facts["asked"], (float(draw[last]), int(found["tie"][last])))
 
 
 def fit(
     model: Dsir,
     targets: Sequence[Pool],
     pool: Pool,
-    fit_on: Budget | None,
+    sample: Sample | None,
     separate: bool,
-    seed: int,
-    tokens: str | None,
 ) -> Dsir:
     """Count the targets and the pool, or a sample of it, and fit the model."""
-    counts = [_count(target, CountNgrams(model.ngrams, model.buckets), "target") for target in targets]
+    work = CountNgrams(model.ngrams, model.buckets, model.reference)
+    counts = [_count(target, work, "target") for target in targets]
     for target, count in zip(targets, counts, strict=True):
         if not count.any():
             raise DselectError("the target has no words", where=target.sources[0].name)
     if not separate:
         counts = [np.sum(counts, axis=0)]
-    work = CountNgrams(model.ngrams, model.buckets)
-    if fit_on:
-        sample = draw_sample(pool, fit_on, seed, tokens)
-        if sample is None:
-            raise DselectError(
-                f"--fit-on {fit_on.text} holds no record of this pool", way_out="a larger sample, or all"
-            )
-        work = replace(work, sample=sample)
-    return model.fit(counts, _count(pool, work, "fitting"))
+    return model.fit(counts, _count(pool, replace(work, sample=sample), "fitting"))
 
 
 def _count(pool: Pool, work: CountNgrams, what: str) -> Counts:
@@ -253,19 +230,37 @@ def command(
     fit_on: Annotated[
         str, Option(metavar="all|SIZE", help="What of the pool to fit on: a seeded sample of this size.")
     ] = "all",
-    ngrams: Annotated[int, Option(help="Longest n-gram.", min=1, max=64)] = 2,
-    buckets: Annotated[int, Option(help="Hash buckets.", min=1, max=2**32 - 1)] = 10_000,
+    ngrams: Annotated[int, Option(metavar="N", help="Longest n-gram.", min=1, max=64)] = 2,
+    buckets: Annotated[int, Option(metavar="N", help="Hash buckets.", min=1, max=2**32 - 1)] = 10_000,
     smoothing: Annotated[
-        float, Option(help="Pseudo-counts added to the target, a bucket on average; 0 for the paper's.", min=0)
-    ] = 1.0,
+        float | None,
+        Option(
+            metavar="X",
+            help="Pseudo-counts added to the target, a bucket on average; 0 for the paper's. [default: 1]",
+            min=0,
+        ),
+    ] = None,
     prior: Annotated[
-        Literal["pool", "uniform"],
-        Option(help="How pseudo-counts are distributed: as the pool is, or evenly (Laplace)."),
-    ] = "pool",
-    length: Length = "mean",
-    min_words: Annotated[int, Option(help="Shorter records get no score; --keep drops them.", min=0)] = 0,
+        Literal["pool", "uniform"] | None,
+        Option(help="How pseudo-counts are distributed: as the pool is, or evenly (Laplace). [default: pool]"),
+    ] = None,
+    length: Annotated[
+        Literal["mean", "sum"] | None,
+        Option(help="Mean per n-gram, or the paper's sum, which mostly measures length. [default: mean]"),
+    ] = None,
+    min_words: Annotated[
+        int | None, Option(metavar="N", help="Shorter records get no score; --keep drops them. [default: 0]", min=0)
+    ] = None,
+    reference: Annotated[
+        bool,
+        Option(
+            "--reference",
+            help="The official package's numbers: its hashes, --length sum, --smoothing 0, --min-words 100.",
+        ),
+    ] = False,
     field: Annotated[str, Option("--as", metavar="NAME", help="Name of the field.")] = "dsir",
     overwrite: Overwrite = False,
+    sidecar: Sidecar = None,
 ) -> None:
     """Score records by how much more likely their words and word pairs are in the target than in the pool.
 
@@ -278,7 +273,13 @@ def command(
     """
     if (model is None) == (not target):
         raise UsageError("dsir needs either --target FILE or --model FILE")
+    if reference:
+        _check_reference(smoothing, prior, length)
     chosen = choice.build(run.seed)
+    if chosen and sidecar:
+        raise UsageError(
+            "--attributes writes no records: none to keep", way_out="then: dselect select --attributes DIR"
+        )
     if chosen and separate and len(target or ()) > 1:
         raise UsageError(
             "--keep with --separate does not say by which target",
@@ -287,36 +288,49 @@ def command(
     names = [f"{field}_{Path(t).name.split('.')[0]}" for t in target or ()] if separate else [field]
     if len(set(names)) < len(names):
         raise UsageError(f"two targets would share the field {max(names, key=names.count)}")
-    stops = bool(save and output.output is None and not chosen)
+    stops = bool(save and output.output is None and sidecar is None and not chosen)
     with Run("dsir", run) as talk:
         twice = bool(chosen) or fit_on != "all" or (model is None and not stops)
         records = pool.open(run, talk, rereads=twice)
-        with output.open(records, write=not stops) as sink:
+        alone = model is not None and not chosen
+        with output.open(records, run, write=not stops, alone=alone, sidecar=sidecar) as sink:
             if model:
                 dsir = Dsir.load(model)
+                if reference and not dsir.reference:
+                    raise UsageError("this model was fitted without --reference", where=model)
                 if field != "dsir" or len(dsir.names) == 1:
                     dsir.names = (field,) if len(dsir.names) == 1 else tuple(f"{field}_{n}" for n in dsir.names)
-                dsir.min_words = max(dsir.min_words, min_words)
+                dsir.min_words = max(dsir.min_words, min_words or 0)
             else:
-                dsir = Dsir(ngrams, buckets, smoothing, prior, length, min_words, names)
-                fit_size = None if fit_on == "all" else Budget.parse(fit_on)
+                given = {"smoothing": smoothing, "prior": prior, "length": length, "min_words": min_words}
+                settings: dict[str, Any] = dict(REFERENCE if reference else DEFAULTS)
+                settings |= {name: value for name, value in given.items() if value is not None}
+                dsir = Dsir(ngrams, buckets, names=names, reference=reference, **settings)
                 targets = [pool.open_target(t) for t in target or ()]
-                fit(dsir, targets, records, fit_size, separate, run.seed, choice.tokens)
+                sample = sample_to_fit_on(records, fit_on, run.seed, choice.tokens)
+                fit(dsir, targets, records, sample, separate)
                 if save:
-                    _save(dsir, Path(save))
+                    publish(Path(save), dsir.to_bytes())
             if stops:
                 facts: dict[str, Any] = {}
             elif chosen:
                 facts = select_scored(records, dsir, dsir.names[0], chosen, sink, overwrite).facts
             else:
-                facts = {"without_score": annotate(records, dsir, sink, overwrite)}
+                facts = annotate(records, dsir, sink, overwrite, sidecar=bool(sidecar))
     talk.report(records.counts, **facts, saved=save)
 
 
-def _save(model: Dsir, path: Path) -> None:
-    file = TemporaryFile(path)
-    try:
-        write_all(file.file, model.to_bytes())
-        file.commit()
-    finally:
-        file.discard()
+def _check_reference(smoothing: float | None, prior: str | None, length: str | None) -> None:
+    """Raise UsageError where an option asks for what the package does not do."""
+    if smoothing:
+        wrong = f"--smoothing {smoothing:g}"
+    elif prior is not None:
+        wrong = f"--prior {prior}"
+    elif length == "mean":
+        wrong = "--length mean"
+    else:
+        return
+    raise UsageError(
+        f"--reference does not go with {wrong}: the package sums over n-grams and does not smooth",
+        way_out="leave one of them out",
+    )

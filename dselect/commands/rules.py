@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -211,14 +212,16 @@ def command(
         return
     judge = Judge(choose_rules(rules or ["gopher"], bound or ()), prefix, overwrite, keep_if_passes)
     judge.statistics([])  # what is compiled on first use is compiled here, before there are workers
-    passed, failed = 0, np.zeros(len(judge.rules), np.int64)
     with Run("rules", run) as talk:
         records = pool.open(run, talk, rereads=False)
-        with output.open(records) as sink:
-            for source, (lines, passing, failing) in records.map(judge, "counting"):
+        with output.open(records, run, alone=True) as sink:
+            for source, (lines, passing, failing) in records.map(judge, "counting", rest=True):
+                tally = records.tallies.setdefault(source, Counter())
+                tally.update(dict(zip((rule.name for rule in judge.rules), failing.tolist(), strict=True)))
+                tally["passed"] += passing
                 sink.write(source, lines)
-                passed += passing
-                failed += failing
+    passed = records.total("passed")
     kept = {"kept": passed} if keep_if_passes else {}
-    by_rule = {rule.name: count for rule, count in zip(judge.rules, failed.tolist(), strict=True)}
-    talk.report(records.counts, **kept, passed=passed, failed=by_rule)
+    talk.report(
+        records.counts, **kept, passed=passed, failed={rule.name: records.total(rule.name) for rule in judge.rules}
+    )

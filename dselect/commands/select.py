@@ -5,20 +5,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from dselect import draws, selection
-from dselect.choice import Choice, Kept, choose
+from dselect.choice import Choice, Cut, Kept, choose
 from dselect.console import Run
-from dselect.errors import UsageError
+from dselect.errors import DselectError, UsageError
 from dselect.options import ChoiceOptions, Option, OutputOptions, PoolOptions, RunOptions
 from dselect.pipeline import Columns, Fields, gather, write_kept
+from dselect.pool import Pool
+from dselect.records.batch import Batch
+from dselect.records.writing import Sink, publish
+from dselect.selection import Budget
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -47,29 +53,77 @@ class By:
 def rank_by(fields: Sequence[By], columns: dict[str, Any], choice: Choice, combine: Literal["rank", "zscore"]) -> Kept:
     """Return what the choice keeps when records rank by these fields; by a uniform draw when there are none."""
     count = len(columns["tie"])
-    eligible = np.ones(count, bool)
+    scores = oriented(fields[0] if fields else None, columns, choice)
     if not fields:
-        scores = np.zeros(count) if choice.sample else draws.uniform(choice.seed, "select", columns["identity"])
-        return choose(scores, columns, choice, eligible)
-    oriented = []
-    for by in fields:
-        column = by.sign * columns.get(f"score {by.name}", np.zeros(0))
-        absent = np.isnan(column)
-        if choice.missing == "drop":
-            eligible &= ~absent
-        oriented.append(np.where(absent, -np.inf, column))
+        return choose(scores, columns, choice)
+    ranked = [oriented(by, columns, choice) for by in fields]
+    eligible = np.logical_and.reduce([~np.isnan(column) for column in ranked])
     if choice.within and choice.missing == "drop" and None in columns["labels"]:
         eligible &= columns["domain"] != columns["labels"].index(None)
-    scores = oriented[0]
     if len(fields) > 1:
         scores = np.full(count, -np.inf)
-        present = [column[eligible] for column in oriented]
-        scores[eligible] = selection.combine(present, [by.weight for by in fields], combine)
-    kept = choose(scores, columns, choice, eligible)
-    kept.facts["missing"] = int(count - eligible.sum())
-    if len(fields) == 1 and len(kept.positions):
-        kept.facts["cut"] = float(fields[0].sign * scores[kept.positions].min())
+        scores[eligible] = selection.combine([c[eligible] for c in ranked], [by.weight for by in fields], combine)
+    kept = choose(np.where(eligible, scores, -np.inf), columns, choice, eligible)
+    absent = [np.isnan(columns.get(f"score {by.name}", np.zeros(0))) for by in fields]
+    kept.facts |= {"missing": int(np.logical_or.reduce(absent).sum()), "spread": columns["spread"]}
+    lowest = scores[kept.positions].min() if len(kept.positions) else -np.inf
+    if len(fields) == 1 and np.isfinite(lowest):
+        kept.facts["cut"] = float(fields[0].sign * lowest)
     return kept
+
+
+def oriented(by: By | None, columns: Mapping[str, Any], choice: Choice) -> Floats:
+    """Return what records rank by, higher is better, NaN where a record lacks it: one field, or a uniform draw."""
+    if by:
+        column = by.sign * columns.get(f"score {by.name}", np.zeros(0))
+        return np.where(np.isnan(column), -np.inf, column) if choice.missing == "lowest" else column
+    if choice.sample:
+        return np.zeros(len(columns["tie"]))
+    return draws.uniform(choice.seed, "select", columns["identity"])
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A cut and all that is needed to apply it to a record alone."""
+
+    by: By | None
+    choice: Choice
+    cut: Cut
+
+    def __call__(self, batch: Batch) -> tuple[bytes, int, int]:
+        """Return the lines kept, as one block, how many, and their total size."""
+        columns = Columns(Fields([self.by.name] if self.by else []), self.choice)(batch)
+        columns["domain"] = columns.get("domain", [])
+        kept = np.flatnonzero(self.cut.keeps(oriented(self.by, columns, self.choice), columns, self.choice))
+        block = b"".join([batch.lines[i] + b"\n" for i in kept.tolist()])
+        return block, len(kept), int(columns["size"][kept].sum(dtype=np.int64))
+
+    def to_bytes(self) -> bytes:
+        """Return the rule as JSON."""
+        choice = {name: getattr(self.choice, name) for name in _OF_CHOICE}
+        unit = self.choice.keep.unit if self.choice.keep else None
+        by = None if self.by is None else [self.by.name, self.by.sign]
+        found = {"dselect": "cut", "by": by, "choice": choice, "unit": unit, "cut": self.cut.as_json()}
+        return json.dumps(found, indent=1).encode() + b"\n"
+
+    @classmethod
+    def load(cls, path: str) -> Rule:
+        """Read a rule that `to_bytes` wrote; DselectError if it is none."""
+        try:
+            found = json.loads(Path(path).read_bytes())
+            if found["dselect"] != "cut":
+                raise ValueError("another kind of file")
+            keep = Budget("", found["unit"], amount=0) if found["unit"] in ("documents", "bytes", "tokens") else None
+            choice = Choice(keep=keep, **{name: found["choice"][name] for name in _OF_CHOICE})
+            by = By(str(found["by"][0]), -1 if found["by"][1] < 0 else 1) if found["by"] else None
+            return cls(by, choice, Cut.from_json(found["cut"]))
+        except OSError as error:
+            raise DselectError(f"cannot read: {error.strerror}", where=path) from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise DselectError("this is no cut", where=path, way_out="dselect select --save makes one") from error
+
+
+_OF_CHOICE = ("sample", "temperature", "scale", "within", "tokens", "missing", "seed")
 
 
 def command(
@@ -86,10 +140,19 @@ def command(
     combine: Annotated[
         Literal["rank", "zscore"], Option(help="How several --by are made comparable before they are added.")
     ] = "rank",
+    attributes: Annotated[
+        list[str] | None, Option(metavar="DIR", help="Attribute files with further fields, one for each input.")
+    ] = None,
     missing: Annotated[
         Literal["error", "drop", "lowest"],
         Option(help="What to do with a record that lacks a field of --by or --within."),
     ] = "error",
+    save: Annotated[
+        str | None, Option(metavar="FILE", help="Save where the cut was. Without -o, do that and stop.")
+    ] = None,
+    cut: Annotated[
+        str | None, Option(metavar="FILE", help="Apply a saved cut, whatever else is in the pool: shard by shard.")
+    ] = None,
 ) -> None:
     """Keep the best records within a budget, by the numbers they carry; without --by, a uniform random sample.
 
@@ -101,18 +164,44 @@ def command(
       dselect select pool.jsonl.zst --by token_count --keep 10% -o picked.jsonl.zst
     """
     fields = [By.parse(text) for text in by or ()]
+    if len(fields) == 1 and choice.above is not None:
+        choice.above *= fields[0].sign  # X is in the field's own numbers: with a minus, less than X is kept
     chosen = choice.build(run.seed, missing)
-    _check(fields, chosen)
+    if cut:
+        if fields or chosen or save:
+            raise UsageError("--cut says all: what to rank by, how much to keep", way_out="leave --by and --keep out")
+    else:
+        _check(fields, chosen, save)
+    stops = bool(save and output.output is None)
     with Run("select", run) as talk:
-        records = pool.open(run, talk, rereads=True)
-        with output.open(records) as sink:
-            columns = gather(records, Columns(Fields([field.name for field in fields]), chosen), "reading")
-            kept = rank_by(fields, columns, chosen, combine)
-            write_kept(records, kept, sink)
-    talk.report(records.counts, **kept.facts)
+        records = pool.open(run, talk, rereads=not cut and not stops, attributes=attributes)
+        with output.open(records, run, write=not stops, alone=bool(cut)) as sink:
+            if cut:
+                facts = _apply(Rule.load(cut), records, sink)
+            else:
+                columns = gather(records, Columns(Fields([field.name for field in fields]), chosen), "reading")
+                kept = rank_by(fields, columns, chosen, combine)
+                facts = kept.facts
+                if save:
+                    publish(Path(save), Rule(fields[0] if fields else None, chosen, kept.cut).to_bytes())
+                if not stops:
+                    write_kept(records, kept, sink)
+    talk.report(records.counts, **facts, saved=save)
 
 
-def _check(fields: Sequence[By], choice: Choice) -> None:
+def _apply(rule: Rule, pool: Pool, sink: Sink) -> dict[str, Any]:
+    """Write the records of the pool that a cut keeps."""
+    documents = size = 0
+    for source, (block, count, amount) in pool.map(rule, "selecting", rest=True):
+        documents, size = documents + count, size + amount
+        sink.write(source, block)
+    return {"kept": documents, "achieved": size, "unit": rule.choice.keep.unit if rule.choice.keep else "documents"}
+
+
+def _check(fields: Sequence[By], choice: Choice, save: str | None) -> None:
+    if save and (len(fields) > 1 or choice.unique):
+        what = "--unique" if choice.unique else "several --by"
+        raise UsageError(f"{what} cannot be decided for a record alone, as a cut must", way_out="write the records")
     if not choice:
         raise UsageError("nothing says what to keep", way_out="--keep 10%, --above 0.5 or --unique")
     if choice.above is not None and not fields:

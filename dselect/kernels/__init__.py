@@ -19,8 +19,8 @@ def _choose_cache() -> None:
     if os.environ.get("NUMBA_CACHE_DIR"):
         return
     beside = Path(__file__).parent / "__pycache__"
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "dselect"
-    for folder in (beside, user):
+    user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "dselect"  # noqa: PTH111  no home
+    for folder in (beside, user) if user.is_absolute() else (beside,):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:

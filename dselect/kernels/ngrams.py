@@ -107,6 +107,11 @@ def score_ngrams(texts: Sequence[str], longest: int, weights: Floats) -> tuple[F
     return sums, grams, words
 
 
+def count_words(texts: Sequence[str]) -> Ints:
+    """Return how many words each text has: int64 (n,)."""
+    return score_ngrams(texts, 1, np.zeros((1, 0)))[2]
+
+
 def word_hashes(text: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
     """Return the hash of each word of a text, in order: uint64 (words,)."""
     data, ends = lower_bytes([text])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from dselect.records.reading import Block
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 _LOW = np.uint64(0xFFFFFF)
+_NOT_FINITE = re.compile(rb"-?(NaN|Infinity)")
 
 
 class BadLine(NamedTuple):
@@ -37,6 +39,7 @@ class Batch:
     numbers: Sequence[int]
     bad: list[BadLine] = field(default_factory=list)
     blank: int = 0
+    block: Block = field(default_factory=lambda: Block(0, 1, b""))
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -45,8 +48,8 @@ class Batch:
     def identities(self) -> Keys:
         """Return blake2b-64 of (parsed id or nothing, NUL, text) of every record: uint64 (n,)."""
         digests = b"".join(
-            hashlib.blake2b(b"%b\0%b" % (_id_bytes(record.get("id")), text.encode()), digest_size=8).digest()
-            for record, text in zip(self.records, self.texts, strict=True)
+            hashlib.blake2b(b"%b\0%b" % (_id_bytes(record.get("id"), number), text.encode()), digest_size=8).digest()
+            for record, text, number in zip(self.records, self.texts, self.numbers, strict=True)
         )
         return np.frombuffer(digests, "<u8").astype(np.uint64)
 
@@ -58,6 +61,13 @@ class Batch:
         """
         lines = np.fromiter(map(zlib.crc32, self.lines), np.uint64, len(self.lines))
         return np.asarray((self.identities & ~_LOW) | (lines & _LOW))
+
+    @property
+    def sample_keys(self) -> Keys:
+        """Return a hash of every line, to draw a sample by: uint64 (n,), of 32 bits."""
+        lines = np.fromiter(map(zlib.crc32, self.lines), np.uint64, len(self.lines))
+        # a checksum is linear: near lines have near ones, until the multiplication spreads their low bits upwards
+        return np.asarray((lines * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32))
 
     @property
     def text_hashes(self) -> Keys:
@@ -72,8 +82,48 @@ class Batch:
         return np.fromiter(sizes, np.int64, len(self.texts))
 
     def values(self, name: str) -> list[Any]:
-        """Return a field of every record, None where it is missing; dotted names reach inside, a literal key first."""
-        return [lookup(record, name) for record in self.records]
+        """Return a field of every record, None where it is missing; dotted names reach inside, a literal key first.
+
+        What a sidecar says comes before what the record says.
+        """
+        found = [lookup(record, name) for record in self.records]
+        for rows in self._attributes:
+            for position, row in enumerate(rows):
+                if name in row:
+                    found[position] = self._value(row[name], position, name)
+        return found
+
+    @cached_property
+    def _attributes(self) -> list[list[dict[str, Any]]]:
+        """Return the attributes of every record, a list for each sidecar; DselectError if they are of another."""
+        found = []
+        for data in self.block.sidecars:
+            lines, rows = data.split(b"\n"), []
+            for number, record in zip(self.numbers, self.records, strict=True):
+                try:
+                    row = orjson.loads(lines[number - self.block.first_line])
+                    attributes = row["attributes"]
+                    other = record.get("id") is not None and row.get("id") != record["id"]
+                except (ValueError, LookupError, TypeError, AttributeError) as error:
+                    raise DselectError(
+                        "this line of the attribute file holds no attributes", where=f":{number}"
+                    ) from error
+                if other:
+                    raise DselectError(
+                        f"the attributes are of another record, {row.get('id')!r}",
+                        where=f":{number}",
+                        way_out="make them again from these files",
+                    )
+                rows.append(attributes)
+            found.append(rows)
+        return found
+
+    def _value(self, spans: Any, position: int, name: str) -> Any:
+        if not (isinstance(spans, list) and len(spans) == 1 and isinstance(spans[0], list) and len(spans[0]) == 3):
+            raise DselectError(
+                f'the attribute "{name}" is not one span of the whole text', where=f":{self.numbers[position]}"
+            )
+        return spans[0][2]
 
     def column(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return a numeric field of every record, NaN where it is missing: float64 (n,); DselectError if no number."""
@@ -121,7 +171,7 @@ def parse(block: Block, text_field: str) -> Batch:
         records.append(record)
         texts.append(text)
         numbers.append(number)
-    return Batch(kept, records, texts, numbers, bad, blank)
+    return Batch(kept, records, texts, numbers, bad, blank, block)
 
 
 def lookup(record: dict[str, Any], name: str) -> Any:
@@ -145,7 +195,10 @@ def _text_of(line: bytes, field_name: str) -> str:
             line.decode()
         except UnicodeDecodeError as undecodable:
             raise ValueError(f"not UTF-8: byte {undecodable.start + 1} of the line") from error
-        raise ValueError(f"not JSON: {error.msg} at character {error.pos + 1}") from error
+        what = f"not JSON: {error.msg} at character {error.pos + 1}"
+        if _NOT_FINITE.match(line, error.pos):
+            what += "; JSON has no NaN and no infinity"
+        raise ValueError(what) from error
     if not isinstance(record, dict):
         raise ValueError(f"not a JSON object but {_kind(record)}")
     text = lookup(record, field_name)
@@ -162,9 +215,12 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _id_bytes(value: object) -> bytes:
+def _id_bytes(value: object, number: int) -> bytes:
     if value is None:
         return b""
     if isinstance(value, str):
         return value.encode()
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError as error:  # orjson reads deeper than it writes
+        raise DselectError("the id is nested too deeply", where=f":{number}") from error

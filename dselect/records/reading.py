@@ -1,11 +1,12 @@
 """Find the input, decompress it, cut it into blocks of whole lines.
 
-Plain, gzip and zstd are told apart by their first bytes. A compressed stream that ends in the middle of a frame, or is
-damaged, raises: a truncated shard must never look like a short one.
+Plain, gzip, zstd and Parquet are told apart by their first bytes. A compressed stream that ends in the middle of a
+frame, or is damaged, raises: a truncated shard must never look like a short one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import queue
@@ -22,6 +23,7 @@ from typing import BinaryIO
 import zstandard
 
 from dselect.errors import DselectError
+from dselect.records import parquet
 
 BLOCK = 1 << 20  # bytes of decompressed lines handed to a worker at a time
 LONGEST_LINE = 1 << 28
@@ -30,9 +32,8 @@ POISON = b'{"dselect_failed":'
 _SLICE = 1 << 14  # compressed bytes fed at once: bounds what a hostile file can make of them
 _WINDOW = 1 << 27
 _ZSTD, _GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _FOREIGN = {
-    b"PAR1": ("a parquet file", "convert it to jsonl.zst first"),
     b"\xfd7zX": ("an xz file", "xzcat FILE | dselect …"),
     b"BZh": ("a bzip2 file", "bzcat FILE | dselect …"),
     b"PK\x03\x04": ("a zip archive", "unzip -p FILE | dselect …"),
@@ -61,17 +62,32 @@ class Source:
         """Bytes on disk; None where only reading tells (a pipe)."""
         if self.path is None:
             return None
-        status = self.path.stat()
+        try:
+            status = self.path.stat()
+        except OSError:  # opening it will say what is wrong
+            return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines of one source. Only the last block of a source may lack its last newline."""
+    """Whole lines of one source. Only the last block of a source may lack its last newline.
+
+    sidecars: as many lines of each attribute file as the block has.
+
+    A block with a failure holds no lines: it is the last of a source that could not be read on (`readable`).
+    """
 
     source: int
     first_line: int
     data: bytes
+    failure: DselectError | None = None
+    sidecars: tuple[bytes, ...] = ()
+
+    @property
+    def lines(self) -> int:
+        """Return how many lines there are, a last one without a newline among them."""
+        return self.data.count(b"\n") + (self.data[-1:] not in (b"\n", b""))
 
 
 STDIN = Source(None, "<stdin>", "00000.jsonl.zst")
@@ -87,18 +103,19 @@ def discover(paths: Sequence[str]) -> list[Source]:
         path = Path(name)
         if name == "-":
             found.append(STDIN)
-        elif path.is_dir():
+        elif stat.S_ISDIR(_status(path).st_mode):
             found.extend(_in_folder(path))
-        elif path.exists():
-            found.append(Source(path, name, path.name))
         else:
-            raise DselectError("no such file or folder", where=name)
+            found.append(Source(path, name, path.name))
     seen: set[tuple[int, int]] = set()
     for source in found:
         if source.path is None:
             key = (-1, -1)
         else:
-            status = source.path.stat()
+            try:
+                status = source.path.stat()
+            except OSError:  # a link to nothing in a folder: opening it will say so
+                continue
             key = (status.st_dev, status.st_ino)
         if key in seen:
             raise DselectError("this input is named twice", where=source.name)
@@ -106,55 +123,138 @@ def discover(paths: Sequence[str]) -> list[Source]:
     return found
 
 
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except FileNotFoundError as error:
+        raise DselectError("no such file or folder", where=str(path)) from error
+    except OSError as error:
+        raise DselectError(f"cannot read: {error.strerror}", where=str(path)) from error
+
+
 def _in_folder(folder: Path) -> list[Source]:
-    inside = []
-    for base, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside += [Path(base, name) for name in files if not name.startswith(".")]
-    records = sorted(path for path in inside if path.name.endswith(_SUFFIXES))
+    records = sorted(path for path in _files(folder, set()) if path.name.endswith(_SUFFIXES))
     if not records:
         raise DselectError(f"no {', '.join('*' + s for s in _SUFFIXES)} in this folder", where=str(folder))
+    for path in records:
+        if not stat.S_ISREG(_status(path).st_mode):
+            raise DselectError("not a regular file", where=str(path), way_out="name a pipe itself")
     return [Source(path, str(path), str(path.relative_to(folder))) for path in records]
 
 
+def _files(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
+    """Yield the files in a folder and below, through links too, but never in a circle; no dot files."""
+    status = _status(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise DselectError(f"cannot read: {error.strerror}", where=str(folder)) from error
+    for path in inside:
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files(path, above | {here})
+        else:
+            yield path
+
+
 def blocks(number: int, source: Source, chunks: Iterable[bytes]) -> Iterator[Block]:
-    """Cut a decompressed stream into blocks of whole lines, dropping a byte order mark at its start."""
+    """Cut a decompressed stream into blocks of whole lines, dropping a byte order mark at its start.
+
+    Where the stream fails, the whole lines before that still come first.
+    """
     first_line, held, pending = 1, 0, list[bytes]()
     fresh = True
-    for chunk in chunks:
-        if fresh and chunk:
-            chunk, fresh = chunk.removeprefix(b"\xef\xbb\xbf"), False
-        pending.append(chunk)
-        held += len(chunk)
-        if held < BLOCK:
-            continue
-        cut = chunk.rfind(b"\n") + 1
-        if not cut:
-            if held > LONGEST_LINE:
-                raise DselectError(f"a line longer than {LONGEST_LINE >> 20} MiB", where=f"{source.name}:{first_line}")
-            continue
-        pending[-1] = chunk[:cut]
-        data = b"".join(pending)
-        yield Block(number, first_line, data)
-        first_line += data.count(b"\n")
-        pending = [chunk[cut:]]
-        held = len(chunk) - cut
+    failure: DselectError | None = None
+    try:
+        for chunk in chunks:
+            if fresh and chunk:
+                chunk, fresh = chunk.removeprefix(b"\xef\xbb\xbf"), False
+            pending.append(chunk)
+            held += len(chunk)
+            if held < BLOCK:
+                continue
+            cut = chunk.rfind(b"\n") + 1
+            if not cut:
+                if held > LONGEST_LINE:
+                    raise DselectError(
+                        f"a line longer than {LONGEST_LINE >> 20} MiB", where=f"{source.name}:{first_line}"
+                    )
+                continue
+            pending[-1] = chunk[:cut]
+            data = b"".join(pending)
+            yield Block(number, first_line, data)
+            first_line += data.count(b"\n")
+            pending = [chunk[cut:]]
+            held = len(chunk) - cut
+    except DselectError as error:
+        failure = error
     data = b"".join(pending)
+    whole = data.rfind(b"\n") + 1
+    if not failure and data.startswith(POISON, whole):
+        failure = DselectError(
+            "the dselect command before this one in the pipe failed",
+            where=source.name,
+            way_out="its own message says why",
+        )
+    if failure:
+        data = data[:whole]
     if data:
-        last = data[data.rfind(b"\n") + 1 :]
-        if last.startswith(POISON):
-            raise DselectError(
-                "the dselect command before this one in the pipe failed",
-                where=source.name,
-                way_out="its own message says why",
-            )
         yield Block(number, first_line, data)
+    if failure:
+        raise failure
 
 
-def chunks(source: Source, consumed: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a source; `consumed` is told of every piece read, in bytes on disk."""
+def readable(number: int, source: Source, chunks: Iterable[bytes]) -> Iterator[Block]:
+    """Cut a stream as `blocks` does, but where it fails yield a block that says why instead of raising."""
+    next_line = 1
+    try:
+        for block in blocks(number, source, chunks):
+            yield block
+            next_line = block.first_line + block.data.count(b"\n")
+    except DselectError as failure:
+        yield Block(number, next_line, b"", failure)
+
+
+class LineReader:
+    """Takes lines from a decompressed stream, a number at a time."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._held = chunks, b""
+
+    def take(self, count: int) -> bytes:
+        """Return the next lines with their newlines; fewer than asked at the end of the stream."""
+        parts, end = [self._held], -1
+        missing = count - self._held.count(b"\n")
+        while missing > 0:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                break
+            parts.append(chunk)
+            missing -= chunk.count(b"\n")
+        self._held = b"".join(parts)
+        for _ in range(count):
+            at = self._held.find(b"\n", end + 1)
+            if at < 0:
+                end = len(self._held) - 1
+                break
+            end = at
+        taken, self._held = self._held[: end + 1], self._held[end + 1 :]
+        return taken
+
+
+def chunks(
+    source: Source, consumed: Callable[[int], None] = lambda _: None, read: hashlib.blake2b | None = None
+) -> Iterator[bytes]:
+    """Yield the decompressed bytes of a source.
+
+    `consumed` is told of every piece read, in bytes on disk; `read` is updated with them.
+    """
     with source.open() as file:
-        raw = _raw(file, source, consumed)
+        raw = _raw(file, source, consumed, read)
         head = b""
         for piece in raw:
             head += piece
@@ -163,6 +263,19 @@ def chunks(source: Source, consumed: Callable[[int], None] = lambda _: None) -> 
         for magic, (what, way_out) in _FOREIGN.items():
             if head.startswith(magic):
                 raise DselectError(f"this is {what}, not JSON Lines", where=source.name, way_out=way_out)
+        if head.startswith(parquet.MAGIC):
+            if source.path is None or source.size is None:
+                raise DselectError("Parquet cannot be read from a pipe", where=source.name, way_out="name the file")
+            yield from parquet.lines(source.path, source.name, consumed)
+            while read and (piece := file.read(1 << 18)):
+                read.update(piece)
+            return
+        if source.name.endswith(".parquet"):
+            raise DselectError(
+                f"not a Parquet file: it does not begin with {parquet.MAGIC.decode()}",
+                where=source.name,
+                way_out="copy or make the file again",
+            )
         compressed = source.name.endswith((".zst", ".gz"))
         if compressed and len(head) < len(_ZSTD):
             raise DselectError("truncated: not even a compressed header", where=source.name)
@@ -170,12 +283,30 @@ def chunks(source: Source, consumed: Callable[[int], None] = lambda _: None) -> 
             yield from _zstd(head, raw, source.name)
         elif head.startswith(_GZIP):
             yield from _gzip(head, raw, source.name)
+        elif compressed and head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{":
+            raise DselectError("corrupt: not compressed as its name says", where=source.name)
         else:
             yield head
             yield from raw
 
 
-def _raw(file: BinaryIO, source: Source, consumed: Callable[[int], None]) -> Iterator[bytes]:
+def digest(path: Path) -> str:
+    """Return blake2b-128 of a file's bytes, as hex."""
+    found = fresh_digest()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
+
+
+def fresh_digest() -> hashlib.blake2b:
+    """Return the hash that `digest` uses, for bytes as they come."""
+    return hashlib.blake2b(digest_size=16)
+
+
+def _raw(
+    file: BinaryIO, source: Source, consumed: Callable[[int], None], read: hashlib.blake2b | None
+) -> Iterator[bytes]:
     while True:
         try:
             piece = file.read(1 << 18)
@@ -184,6 +315,8 @@ def _raw(file: BinaryIO, source: Source, consumed: Callable[[int], None]) -> Ite
         if not piece:
             return
         consumed(len(piece))
+        if read:
+            read.update(piece)
         yield piece
 
 

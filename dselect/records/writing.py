@@ -11,7 +11,7 @@ import gzip
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +25,7 @@ from dselect.records.reading import POISON, Source
 
 FRAME = 4 << 20
 ZSTD_LEVEL, GZIP_LEVEL = 3, 6
+_UNWRITTEN = (".bz2", ".xz", ".lz4", ".zip", ".arrow", ".csv")
 
 
 class Sink(Protocol):
@@ -44,7 +45,7 @@ class TemporaryFile:
     """`.NAME.tmp` beside the final name: locked while written, then synced and renamed, or removed."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = path.resolve() if path.is_symlink() else path
         self.temporary = path.with_name(f".{path.name}.tmp")
         self.file = self._open()
 
@@ -89,6 +90,16 @@ class TemporaryFile:
         with suppress(OSError):
             self.temporary.unlink()
         self.file.close()
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Write a whole file at once, under its final name only when complete."""
+    file = TemporaryFile(path)
+    try:
+        write_all(file.file, data)
+        file.commit()
+    finally:
+        file.discard()
 
 
 class Compressor:
@@ -189,12 +200,44 @@ class LineFile:
             raise _cannot_write(self.path, error) from error
 
 
-class FileSink:
-    """All records into one file."""
+Finished = Callable[[Path, int], None]  # told of each output that has its final name, and its source's number
 
-    def __init__(self, path: Path, jobs: int) -> None:
+
+class Output(Protocol):
+    """One output file: lines as they are, or in columns."""
+
+    path: Path
+
+    def write(self, data: bytes) -> None:
+        """Take whole lines."""
+
+    def finish(self) -> None:
+        """Give the complete file its name."""
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+
+
+def open_output(path: Path, compressor: Compressor, sources: Sequence[Source]) -> Output:
+    """Return an output of the kind its suffix says; a Parquet one has the types of these sources."""
+    if path.suffix != ".parquet":
+        return LineFile(path, compressor)
+    if _is_special(path):
+        raise DselectError("Parquet cannot be written to a pipe or device", where=str(path))
+    from dselect.records.columns import ColumnFile  # which writes with what is in this file
+
+    return ColumnFile(path, sources, _cannot_write)
+
+
+class FileSink:
+    """All records into one file; `sources` are those the records come from."""
+
+    def __init__(
+        self, path: Path, jobs: int, finished: Finished = lambda *_: None, sources: Sequence[Source] = ()
+    ) -> None:
         self._compressor = Compressor(jobs)
-        self._file = LineFile(path, self._compressor)
+        self._file = open_output(path, self._compressor, sources)
+        self._finished = finished
 
     def write(self, source: int, data: bytes) -> None:  # noqa: ARG002  one file takes every source
         """Take whole lines."""
@@ -209,6 +252,7 @@ class FileSink:
         try:
             if kind is None:
                 self._file.finish()
+                self._finished(self._file.path, 0)
         except BaseException:
             self._file.discard()
             raise
@@ -220,10 +264,22 @@ class FileSink:
 
 
 class FolderSink:
-    """One file per source, under the source's relative name; each appears when its source is done."""
+    """One file per source, under the source's relative name; each appears when its source is done.
 
-    def __init__(self, folder: Path, sources: Sequence[Source], jobs: int) -> None:
+    Sources that are `done` already are passed over.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sources: Sequence[Source],
+        jobs: int,
+        finished: Finished = lambda *_: None,
+        done: Collection[int] = (),
+    ) -> None:
+        self._finished, self._done = finished, done
         self._paths = [folder / source.relative for source in sources]
+        self._sources = sources
         taken: dict[Path, Source] = {}
         for path, source in zip(self._paths, sources, strict=True):
             if path in taken:
@@ -237,8 +293,8 @@ class FolderSink:
         except OSError as problem:
             raise _cannot_write(folder, problem) from problem
         self._compressor = Compressor(jobs)
-        self._file: LineFile | None = None
-        self._next = 0
+        self._file: Output | None = None
+        self._next = self._number = 0
 
     def write(self, source: int, data: bytes) -> None:
         """Take whole lines of a source, not before those of the sources ahead of it."""
@@ -248,10 +304,17 @@ class FolderSink:
 
     def _open_until(self, source: int) -> None:
         while self._next <= source:  # a source that gave no lines still gets its file
-            if self._file is not None:
-                self._file.finish()
-            self._file = LineFile(self._paths[self._next], self._compressor)
+            if self._next not in self._done:
+                self._finish()
+                self._number = self._next
+                self._file = open_output(self._paths[self._next], self._compressor, [self._sources[self._next]])
             self._next += 1
+
+    def _finish(self) -> None:
+        if self._file is not None:
+            self._file.finish()
+            self._finished(self._file.path, self._number)
+            self._file = None
 
     def __enter__(self) -> FolderSink:
         return self
@@ -262,9 +325,7 @@ class FolderSink:
         try:
             if kind is None:
                 self._open_until(len(self._paths) - 1)
-                if self._file is not None:
-                    self._file.finish()
-                    self._file = None
+                self._finish()
         finally:
             if self._file is not None:
                 self._file.discard()
@@ -299,7 +360,7 @@ def poison_stdout() -> None:
     """End standard output with an unterminated line that every dselect reader refuses: a failed run is no short one."""
     with suppress(OSError), open(1, "wb", buffering=0, closefd=False) as file:
         if not file.isatty():
-            write_all(file, POISON + b" true")
+            write_all(file, b"\n" + POISON + b" true")  # what was cut short is a line of its own
 
 
 def write_all(file: BinaryIO, data: bytes) -> None:
@@ -315,6 +376,8 @@ def _compression(name: str) -> Callable[[bytes], bytes] | None:
         return _zstd_frame
     if name.endswith(".gz"):
         return lambda frame: gzip.compress(frame, GZIP_LEVEL, mtime=0)
+    if name.endswith(_UNWRITTEN):
+        raise DselectError("cannot write this format", where=name, way_out="name it .jsonl, .jsonl.gz or .jsonl.zst")
     return None
 
 

@@ -128,7 +128,7 @@ def test_above_keeps_what_is_greater_and_a_budget_may_follow(dselect):
     data = lines(numbered())
     assert ids(dselect("select", "--by", "score", "--above", 17, stdin=data)) == ["18", "19"]
     assert ids(dselect("select", "--by", "score", "--above", 15, "--keep", 1, stdin=data)) == ["19"]
-    assert ids(dselect("select", "--by=-score", "--above=-2", stdin=data)) == ["0", "1"]
+    assert ids(dselect("select", "--by=-score", "--above", 2, stdin=data)) == ["0", "1"]
 
 
 def domains():

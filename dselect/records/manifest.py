@@ -1,0 +1,467 @@
+"""What a run read, did and wrote: kept beside its output, so that the next run knows whether there is anything to do.
+
+`NAME.manifest.json` stands beside the file or folder NAME. While a folder is being written, `.NAME.journal` lists the
+shards that are done, so that a killed run continues. Both are plain JSON. What they say is believed only of files whose
+size and time agree.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import resource
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dselect import __version__
+from dselect.errors import DselectError
+from dselect.records.reading import Source, digest
+from dselect.records.writing import publish, write_all
+
+Json = dict[str, Any]
+_PACKAGE = Path(__file__).parents[1]
+
+
+class UpToDate(BaseException):
+    """There is nothing to do; the outputs have been touched. No Exception: it is no failure."""
+
+    def __init__(self, output: str, summary: Json) -> None:
+        super().__init__(output)
+        self.output, self.summary = output, summary
+
+
+@dataclass
+class Call:
+    """A command as it was called: what decides its outcome, and where that goes."""
+
+    command: str
+    settings: Json  # options that decide what comes out
+    files: dict[str, list[str]]  # options that name files to read
+    output: str | None  # None: standard output
+    also: dict[str, str]  # further outputs, by option: --save, --rejects
+    records: bool = True  # whether records are written; False: the run only saves a model
+    force: bool = False
+
+
+class Ledger:
+    """The books of one run: what there is to do, what is done, and in the end the manifest."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.done: dict[int, Json] = {}  # by source: shards that an earlier run has finished
+        self._facts: Callable[[int], Json] = lambda _: {}
+        self._shard_facts: Callable[[int], Json] = lambda _: {}
+        self._sources: Sequence[Source] = ()
+        self._inputs: list[Json] = []
+        self._files: dict[str, list[Json]] = {}
+        self._outputs: dict[str, Json] = {}
+        self._old: Json = {}
+        self._main: Path | None = None
+        self._journal: BinaryIO | None = None
+        self._killed = False
+        self._others: list[Json] = []  # shards of this call from other inputs: they stay
+        self._stale: list[Json] = []  # shards that go
+
+    # -- before the work
+
+    def open(
+        self,
+        sources: Sequence[Source],
+        facts: Callable[[int], Json],
+        shard_facts: Callable[[int], Json] = lambda _: {},
+        *,
+        outputs: Sequence[Path],
+        folder: bool,
+        whole: bool,
+        resume: bool,
+    ) -> None:
+        """Begin; raise UpToDate, with the outputs touched, if an earlier run did all of this.
+
+        facts tells of a source that has been read: its digest and counts; shard_facts also what a later run must know
+        that passes over it. outputs: the files that records go to; none
+        where they go to standard output, or nowhere. folder: one output per source, finished one by one. whole: each
+        output depends on all sources. resume: what is done of a folder may stay. DselectError where a file that is
+        read would be written.
+        """
+        self._sources, self._facts, self._shard_facts = sources, facts, shard_facts
+        self._inputs = [{"name": s.relative, **(_entry(s.path) if s.path else {"path": s.name})} for s in sources]
+        self._files = {option: _named_files(values) for option, values in self.call.files.items()}
+        read = [entry["path"] for entries in (self._inputs, *self._files.values()) for entry in entries]
+        _refuse_collisions([*outputs, *map(Path, self.call.also.values())], read)
+        main = self.call.output or next(iter(self.call.also.values()), None)
+        if main is None or _is_special(Path(main)):
+            return
+        # `.`, `..` and `/` stand for the folder itself
+        self._main = Path(main) if Path(main).name not in ("", "..") else Path(main).resolve()
+        self._old = _read_json(_manifest_path(self._main))
+        if folder:
+            self._lock_folder()
+            self._find_done(whole, resume and not self.call.force and "rejects" not in self.call.also)
+            self._refuse_strangers(whole)
+        if not self.call.force and (outputs or not self.call.records):
+            self._stop_if_up_to_date(folder)
+        if folder:
+            self._begin_journal()
+
+    def _key(self) -> Json:
+        """Return what must agree for an earlier outcome to hold, files apart."""
+        key = {"command": self.call.command, "settings": self.call.settings, "dselect": __version__, "code": code()}
+        return dict(json.loads(json.dumps(key)))
+
+    def _same_call(self, book: Json) -> bool:
+        files = book.get("files", {})
+        return bool(
+            book.get("key") == self._key()
+            and set(files) == set(self._files)
+            and all(_all_same(files[option], now) for option, now in self._files.items())
+        )
+
+    def _stop_if_up_to_date(self, folder: bool) -> None:
+        assert self._main is not None
+        old, also = self._old, self._old.get("also", {})
+        same_inputs = len(self.done) == len(self._inputs) if folder else _all_same(old.get("inputs", []), self._inputs)
+        if self._stale or not self._same_call(old) or not same_inputs or set(also) != set(self.call.also):
+            return
+        if folder and self._inputs:
+            states = [(self._main / entry["name"], entry["output"]) for entry in self.done.values()]
+        else:
+            outputs = old.get("outputs", []) if self.call.output else []
+            states = [(self._main.parent / output["path"], output) for output in outputs]
+        states += [(Path(path), also[option]) for option, path in self.call.also.items()]
+        if not states or not all(_as_written(path, state) for path, state in states):
+            return
+        for path, state in states:
+            with suppress(PermissionError):
+                os.utime(path)  # or make would run this command for ever
+            state |= _state(path)
+        for output in old.get("outputs", []):
+            with suppress(OSError):
+                output |= _state(self._main.parent / output["path"])
+        with suppress(DselectError):
+            _write_json(_manifest_path(self._main), old)
+        self._end_journal()
+        raise UpToDate(str(self._main), old.get("summary", {}))
+
+    # -- a folder, shard by shard
+
+    def _lock_folder(self) -> None:
+        assert self._main is not None
+        path = self._journal_path
+        self._killed = path.exists()
+        if not self._killed and not self._old and self._main.is_dir() and _visible(self._main):
+            raise DselectError(
+                "this folder is not empty, and no manifest beside it says that dselect wrote it",
+                where=str(self._main),
+                way_out="name a new folder, or empty this one",
+            )
+        try:
+            self._main.mkdir(parents=True, exist_ok=True)
+            self._journal = path.open("a+b", buffering=0)
+            fcntl.flock(self._journal.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DselectError(
+                "another dselect is writing this output", where=str(self._main), way_out="wait for it"
+            ) from None
+        except OSError as error:
+            raise DselectError(f"cannot write: {error.strerror}", where=str(self._main)) from error
+
+    def _find_done(self, whole: bool, resume: bool) -> None:
+        """Find the shards that earlier runs have done: of this call, from these inputs, and still as written."""
+        assert self._journal is not None
+        assert self._main is not None
+        head, finished = _read_journal(self._journal)
+        earlier: dict[str, Json] = {}
+        for book, entries in ((self._old, self._of_old()), (head, finished)):
+            if resume and self._same_call(book) and not (whole and not _all_same(book["inputs"], self._inputs)):
+                earlier |= {entry["name"]: entry for entry in entries if "output" in entry}
+        for number, now in enumerate(self._inputs):
+            entry = earlier.pop(now["name"], None)
+            if entry and _same(entry, now) and _as_written(self._main / now["name"], entry["output"]):
+                self.done[number] = entry
+        self._others = list(earlier.values()) if not whole else []
+
+    def _of_old(self) -> list[Json]:
+        return [*self._old.get("inputs", []), *self._old.get("others", [])]
+
+    def _refuse_strangers(self, whole: bool) -> None:
+        """Tell what is to become of shards in the folder that are not of these inputs.
+
+        Of this call, one input after the other: they stay. From an input that is gone: they are deleted at the end.
+        Of another run: nobody asked for that, so it takes --force.
+        """
+        assert self._main is not None
+        names = {entry["name"] for entry in self._inputs}
+        others = [e for e in self._of_old() if "output" in e and e["name"] not in names]
+        others = [entry for entry in others if _as_written(self._main / entry["name"], entry["output"])]
+        gone = [entry for entry in others if not os.path.lexists(entry["path"])]
+        alive = [entry for entry in others if entry not in gone]
+        kept = [entry["name"] for entry in self._others]
+        foreign = [entry for entry in alive if whole or entry["name"] not in kept]
+        if foreign and not self.call.force:
+            raise DselectError(
+                f"this folder holds {len(foreign):,} shards of another run, {foreign[0]['name']} among them",
+                where=str(self._main),
+                way_out="name another folder; --force deletes them",
+            )
+        self._others = [entry for entry in self._others if entry in alive]
+        self._stale = [*gone, *foreign]
+
+    def _begin_journal(self) -> None:
+        assert self._journal is not None
+        os.ftruncate(self._journal.fileno(), 0)
+        self._note({"key": self._key(), "files": self._files, "inputs": self._inputs})
+        for entry in (*self.done.values(), *self._others):
+            self._note(entry)
+
+    def _note(self, line: Json) -> None:
+        assert self._journal is not None
+        write_all(self._journal, json.dumps(line).encode() + b"\n")
+
+    def _end_journal(self) -> None:
+        if self._journal is not None:
+            with suppress(OSError):
+                self._journal_path.unlink()
+
+    @property
+    def _journal_path(self) -> Path:
+        assert self._main is not None
+        return self._main.with_name(f".{self._main.name}.journal")
+
+    # -- while the work is done
+
+    def wrote(self, path: Path, number: int) -> None:
+        """Note an output that has its final name; in a folder, the number of its source."""
+        state = _state(path)
+        self._outputs[str(path)] = state
+        if self._journal is not None and number < len(self._inputs):
+            self._inputs[number] |= {**self._shard_facts(number), "output": state}
+            self._note(self._inputs[number])
+
+    # -- after it
+
+    def finish(self, summary: Json) -> None:
+        """Write the manifest beside the output, and remove what an earlier run left of other shards."""
+        if self._main is None:
+            return
+        for number, entry in enumerate(self._inputs):
+            entry |= self.done.get(number) or (self._facts(number) if "output" not in entry else {})
+            if number in self.done:
+                self._outputs[str(self._main / entry["name"])] = entry["output"]
+        for option, entries in self._files.items():
+            self._files[option] = [_with_digest(entry) for entry in entries]
+        if self._journal is not None:
+            summary["shards_deleted"] = self._remove_stale()
+        for path in {self._main, *(Path(also) for option, also in self.call.also.items() if option != "rejects")}:
+            _write_json(_manifest_path(path), self._manifest(path.parent, summary))
+        self._end_journal()
+
+    def _manifest(self, beside: Path, summary: Json) -> Json:
+        outputs = [{"path": os.path.relpath(path, beside), **state} for path, state in self._outputs.items()]
+        return {
+            "key": self._key(),
+            "argv": sys.argv,
+            "versions": versions(),
+            "files": self._files,
+            "inputs": self._inputs,
+            "others": self._others,
+            "outputs": outputs,
+            "also": {option: _state(Path(path)) for option, path in self.call.also.items()},
+            "summary": summary,
+            "peak_memory_bytes": _peak_memory(),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+
+    def _remove_stale(self) -> int:
+        """Delete the shards that are not to stay, if they are as they were written, and temporaries of killed runs."""
+        assert self._main is not None
+        folder, deleted = self._main.resolve(), 0
+        for entry in self._stale:
+            path = self._main / entry["name"]
+            if path.resolve().is_relative_to(folder) and _as_written(path, entry["output"]):
+                path.unlink()
+                deleted += 1
+        for temporary in self._main.rglob(".*.tmp") if self._killed else ():
+            temporary.unlink()
+        return deleted
+
+    def close(self) -> None:
+        """Let go of the folder; what the journal lists is there for the next run."""
+        if self._journal is not None:
+            self._journal.close()
+
+
+def names_file(value: str) -> bool:
+    """Tell whether an option's value is a path, or NAME=PATH, of something that is there."""
+    return _path_of(value).exists()
+
+
+def _path_of(value: str) -> Path:
+    """Return the path that a value names: PATH, NAME=PATH or hf:PATH."""
+    if "=" in value and not Path(value).exists():
+        value = value.split("=", 1)[1]
+    return Path(value.removeprefix("hf:"))
+
+
+@cache
+def code() -> str:
+    """Return a hash of the package's own files: other code may give other bytes."""
+    found = hashlib.blake2b(digest_size=8)
+    for path in sorted(_PACKAGE.rglob("*")):
+        if path.suffix in (".py", ".txt"):
+            found.update(f"{path.relative_to(_PACKAGE)}\0".encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results may depend on."""
+    import zlib
+
+    found = {"python": platform.python_version(), "zlib": zlib.ZLIB_RUNTIME_VERSION}
+    found |= {name: metadata.version(name) for name in ("numpy", "numba", "orjson", "zstandard")}
+    return found
+
+
+def _named_files(values: Iterable[str]) -> list[Json]:
+    """Return an entry for every file that option values name; a folder stands for the files in it."""
+    found = []
+    for value in values:
+        path = _path_of(value)
+        name = value.split("=", 1)[0] if "=" in value and not Path(value).exists() else path.name
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+            found += [{"name": p.relative_to(path).as_posix(), **_entry(p)} for p in inside]
+        else:
+            found.append({"name": name, **_entry(path)})
+    return found
+
+
+def _entry(path: Path) -> Json:
+    """Return where a file that is read lies, its size and time; of a pipe, nothing that could ever agree."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DselectError(f"cannot read: {error.strerror}", where=str(path)) from error
+    entry: Json = {"path": str(path)}
+    if stat.S_ISREG(status.st_mode):
+        entry |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return entry
+
+
+def _with_digest(entry: Json) -> Json:
+    """Return the entry of a file with a digest of its bytes, if it is still what it was."""
+    path = Path(entry["path"])
+    with suppress(OSError, DselectError):
+        if "size" in entry and _entry(path) == {key: entry[key] for key in ("path", "size", "mtime_ns")}:
+            return {**entry, "blake2b": digest(path)}
+    return entry
+
+
+def _all_same(old: Sequence[Json], now: Sequence[Json]) -> bool:
+    return len(old) == len(now) and all(map(_same, old, now))
+
+
+def _same(old: Json, now: Json) -> bool:
+    """Tell whether a file is what an earlier run read under this name: by size and time, else by content."""
+    if old.get("name") != now["name"] or "size" not in now or old.get("size") != now["size"]:
+        return False
+    return old.get("mtime_ns") == now["mtime_ns"] or (
+        old.get("blake2b") is not None and old["blake2b"] == digest(Path(now["path"]))
+    )
+
+
+def _state(path: Path) -> Json:
+    """Return size and time of a file that was written; of a pipe or device, nothing that could ever agree."""
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns} if stat.S_ISREG(status.st_mode) else {}
+
+
+def _as_written(path: Path, state: Json) -> bool:
+    try:
+        now = _state(path)
+    except OSError:
+        return False
+    return bool(now) and all(state.get(key) == value for key, value in now.items())
+
+
+def _manifest_path(output: Path) -> Path:
+    return output.with_name(f"{output.name}.manifest.json")
+
+
+def _refuse_collisions(outputs: Sequence[Path], read: Sequence[str]) -> None:
+    """Raise DselectError where a file that is read would be written, or two outputs would be one."""
+    inputs = {}
+    for name in read:
+        with suppress(OSError):
+            inputs[_identity(Path(name))] = name
+    taken: set[Path] = set()
+    for path in outputs:
+        if path.resolve() in taken:
+            raise DselectError("this output is named twice", where=str(path))
+        taken.add(path.resolve())
+        with suppress(OSError):
+            if _identity(path) in inputs and not _is_special(path):
+                raise DselectError("this output is one of the inputs", where=str(path))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _is_special(path: Path) -> bool:
+    """Tell whether this is a pipe or device: no manifest stands beside one."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _visible(folder: Path) -> bool:
+    return any(not path.name.startswith(".") for path in folder.iterdir())
+
+
+def _read_json(path: Path) -> Json:
+    """Return a manifest; nothing where there is none, or none that can be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _read_journal(file: BinaryIO) -> tuple[Json, list[Json]]:
+    file.seek(0)
+    lines = []
+    for line in file.read().split(b"\n"):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            break  # the last line of a run that was killed while it wrote
+        if not isinstance(found, dict):
+            break
+        lines.append(found)
+    return (lines[0], lines[1:]) if lines else ({}, [])
+
+
+def _write_json(path: Path, value: Json) -> None:
+    publish(path, json.dumps(value, indent=1).encode() + b"\n")
+
+
+def _peak_memory() -> dict[str, int]:
+    unit = 1024 if sys.platform.startswith("linux") else 1
+    return {
+        "parent": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "largest_worker": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit,
+    }

@@ -1,0 +1,68 @@
+"""A uniform sample of a stream, of bounded size: the same for any order of the records and any division of the work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dselect.selection import ranks
+
+SAMPLE = 65_536  # quantiles are within half a percent of the stream's
+
+Keys = np.ndarray[Any, np.dtype[np.uint64]]
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class BottomK:
+    """The records with the smallest keys, and columns of numbers about them (bottom-k sampling, Cohen 2007).
+
+    A key is a hash of the record, so the smallest are a uniform sample; equal keys are decided by the columns. Samples
+    merge: `add` what another one holds.
+    """
+
+    def __init__(self, size: int = SAMPLE) -> None:
+        self.size = size
+        self._parts: list[tuple[Keys, Mapping[str, Floats]]] = []
+        self._held = 0
+
+    def add(self, keys: Keys, columns: Mapping[str, Floats]) -> None:
+        """Offer records: uint64 (n,) keys and float64 (n,) columns; a column others have and these lack is NaN."""
+        if len(keys):
+            self._parts.append((keys, columns))
+            self._held += len(keys)
+        if self._held > 4 * self.size:
+            self._compact()
+
+    def result(self) -> tuple[Keys, dict[str, Floats]]:
+        """Return the keys of the sample, ascending, and its columns in the order of their names."""
+        self._compact()
+        keys, columns = self._parts[0] if self._parts else (np.zeros(0, np.uint64), {})
+        return keys, dict(columns)
+
+    def _compact(self) -> None:
+        if not self._parts:
+            return
+        names = sorted({name for _, columns in self._parts for name in columns})
+        keys = np.concatenate([keys for keys, _ in self._parts])
+        joined = {
+            name: np.concatenate([columns.get(name, np.full(len(keys), np.nan)) for keys, columns in self._parts])
+            for name in names
+        }
+        if len(keys) > self.size:
+            near = np.flatnonzero(keys <= np.partition(keys, self.size - 1)[self.size - 1])
+        else:
+            near = np.arange(len(keys))
+        order = near[np.lexsort([*(joined[name][near] for name in reversed(names)), keys[near]])][: self.size]
+        self._parts = [(keys[order], {name: joined[name][order] for name in names})]
+        self._held = len(order)
+
+
+def spearman(first: Floats, second: Floats) -> float | None:
+    """Return the rank correlation of two columns, ties sharing their mean rank; None where either is constant."""
+    if len(first) < 2:
+        return None
+    a, b = ranks(first) - 0.5, ranks(second) - 0.5
+    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / scale if scale else None

@@ -1,0 +1,239 @@
+"""Measure dselect beside the floor and the reference implementations: one run, ratios, medians. `make bench` runs this.
+
+    python tests/bench/run.py [--data DIR] [--official PYTHON] [--large GB] [--repeat N]
+
+Every row is timed in turn, again and again, so that what else the machine does falls on all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+import zstandard
+
+from dselect.console import table
+from dselect.records.reading import chunks, discover
+
+HERE = Path(__file__).parent
+DSELECT = [sys.executable, "-m", "dselect"]
+FLOOR = [sys.executable, str(HERE / "floor.py")]
+
+
+@dataclass
+class Measured:
+    """What runs of one command took."""
+
+    seconds: list[float] = field(default_factory=list)
+    memory: int = 0  # bytes, proportional set size of all its processes, the largest seen
+    said: str = ""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def proportional_memory(pid: int) -> int:
+    """Return the proportional set size of a process and all below it, in bytes."""
+    total = 0
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text("ascii").split():
+                total += proportional_memory(int(child))
+    except OSError:
+        pass
+    return total
+
+
+def measure(command: list[str], into: Measured, folder: Path) -> None:
+    """Run a command once, watching its memory."""
+    began = time.perf_counter()
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            into.memory = max(into.memory, proportional_memory(process.pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    out, error = process.communicate()
+    done.set()
+    watcher.join()
+    into.seconds.append(time.perf_counter() - began)
+    into.said = out
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}\n{error}")
+
+
+def in_turn(commands: dict[str, list[str]], repeat: int, folder: Path) -> dict[str, Measured]:
+    """Run every command in turn, `repeat` times over."""
+    found = {name: Measured() for name in commands}
+    for _ in range(repeat):
+        for name, command in commands.items():
+            measure(command, found[name], folder)
+    return found
+
+
+def grow(paths: list[Path], folder: Path, size: float) -> list[str]:
+    """Write copies of the pool until its text is at least `size` bytes; ids differ from copy to copy."""
+    folder.mkdir()
+    held = copy = 0
+    while held < size:
+        for path in paths:
+            source = discover([str(path)])[0]
+            lines = b"".join(chunks(source)).splitlines()
+            records = [orjson.loads(line) for line in lines]
+            held += sum(len(record["text"].encode()) for record in records)
+            data = b"".join(orjson.dumps({**r, "id": f"{copy}-{r.get('id')}"}) + b"\n" for r in records)
+            (folder / f"{copy:03d}-{path.name}").write_bytes(zstandard.compress(data, 3))
+            if held >= size:
+                break
+        copy += 1
+    return [str(path) for path in sorted(folder.iterdir())]
+
+
+def text_bytes(paths: list[str]) -> int:
+    """Return the bytes of text in files."""
+    return sum(
+        len(orjson.loads(line)["text"].encode())
+        for path in paths
+        for line in b"".join(chunks(discover([path])[0])).splitlines()
+    )
+
+
+def plain(paths: list[str], target: Path) -> str:
+    """Write records uncompressed into one file, as the official package wants them."""
+    with target.open("wb") as out:
+        for path in paths:
+            for line in b"".join(chunks(discover([path])[0])).splitlines():
+                out.write(line + b"\n")
+    return str(target)
+
+
+def find_data(given: str | None) -> tuple[list[Path], Path]:
+    """Return the pool's files and a target: real corpora where there are any, else the demo's."""
+    data = Path(given) if given else HERE.parents[2] / "shared" / "data"
+    if (data / "pool").is_dir():
+        return sorted((data / "pool").glob("*.jsonl.zst")), data / "targets" / "humaneval.jsonl.zst"
+    demo = HERE.parents[1] / "build" / "demo"
+    if not (demo / "pool.jsonl.zst").is_file():
+        sys.exit("bench: no corpora here; `make demo` makes a small pool")
+    return [demo / "pool.jsonl.zst"], demo / "target.jsonl.zst"
+
+
+def main() -> None:
+    """Measure, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", help="folder with pool/ and targets/")
+    parser.add_argument("--official", help="a Python with data-selection installed")
+    parser.add_argument("--large", type=float, default=1.0, help="size of the large pool in GB; the next is twice that")
+    parser.add_argument("--repeat", type=int, default=3)
+    options = parser.parse_args()
+    paths, target = find_data(options.data)
+    folder = Path(tempfile.mkdtemp(prefix="dselect-bench-", dir=os.environ.get("TMPDIR")))
+    try:
+        rows = bench(options, paths, target, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(f"{os.cpu_count()} CPUs; medians of {options.repeat}, every command in turn; MB of text, decimal")
+    print(table("", ["what", "seconds", "MB/s", "peak MB", "ratio", "of"], rows))
+
+
+def bench(options: argparse.Namespace, paths: list[Path], target: Path, folder: Path) -> list[list[str]]:
+    """Run everything and return the rows of the table."""
+    rows: list[list[str]] = []
+
+    def row(what: str, found: Measured, size: float, ratio: float | None = None, of: str = "") -> None:
+        shown = "" if ratio is None else f"{ratio:.2f}"
+        speed, memory = size / found.median / 1e6, found.memory / 1e6
+        rows.append([what, f"{found.median:.2f}", f"{speed:.0f}", f"{memory:.0f}", shown, of])
+
+    small = [str(path) for path in paths]
+    large = grow(paths, folder / "large", options.large * 1e9)
+    size = text_bytes(large)
+    (folder / "floor").mkdir()
+    subprocess.run([*DSELECT, "dsir", *small, "-t", str(target), "--save", "model", "-q"], cwd=folder, check=True)
+    score = [*DSELECT, "dsir", "large", "--model", "model", "-q", "--force"]
+    subprocess.run([*score, "-o", "scored/"], cwd=folder, check=True)
+    keep = [*DSELECT, "select", "scored", "--by", "dsir", "--keep", "10%", "-o", "kept.jsonl.zst", "-q", "--force"]
+    found = in_turn(
+        {
+            "floor 2": [*FLOOR, "2", "floor", *large],
+            "score 2": [*score, "-o", "scored/", "-j", "2"],
+            "score 1": [*score, "-o", "scored/", "-j", "1"],
+            "one file": [*score, "-o", "scored.jsonl.zst", "-j", "2"],
+            "select": [*keep, "-j", "2"],
+        },
+        options.repeat,
+        folder,
+    )
+    floor = found["floor 2"].median
+    row("floor: decompress, parse, write; 2 jobs", found["floor 2"], size)
+    row("dsir --model, to a folder, 2 jobs", found["score 2"], size, floor / found["score 2"].median, "floor")
+    row("dsir --model, to one file, 2 jobs", found["one file"], size, floor / found["one file"].median, "floor")
+    second = found["score 1"].median / found["score 2"].median
+    row("dsir --model, 1 job", found["score 1"], size, second, "gained by the second job")
+    row("select --keep 10%, 2 jobs", found["select"], size, floor / found["select"].median, "floor")
+
+    twice = grow(paths, folder / "twice", 2 * options.large * 1e9)
+    again = [*DSELECT, "dsir", "twice", "--model", "model", "-q", "-o", "scored2/", "-j", "2"]
+    larger = in_turn({"score": again}, 1, folder)
+    memory = larger["score"].memory / max(found["score 2"].memory, 1)
+    row("dsir --model, a pool twice as large", larger["score"], text_bytes(twice), memory, "memory of the smaller")
+
+    if options.official:
+        beside_official(options, small, target, folder, row)
+    return rows
+
+
+def beside_official(
+    options: argparse.Namespace, pool: list[str], target: Path, folder: Path, row: Callable[..., None]
+) -> None:
+    """Measure the official package on a part of the pool, and dselect on all of it, one process each."""
+    few = sample(pool, folder / "few.jsonl", 8e6)
+    amount, size = text_bytes([few]), text_bytes(pool)
+    plain_target = plain([str(target)], folder / "target.jsonl")
+    official, whole, alone = Measured(), Measured(), Measured()
+    fitting, scoring = [], []
+    run = [*DSELECT, "dsir", "-q", "--force", "-j", "1", "-o", "out.jsonl", *pool]
+    for _ in range(options.repeat):
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+        script = str(HERE / "official_dsir.py")
+        measure([options.official, script, few, plain_target, "cache", "1"], official, folder)
+        fit, weigh = map(float, official.said.split())
+        fitting.append(fit)
+        scoring.append(weigh)
+        measure([*run, "-t", str(target)], whole, folder)
+        measure([*run, "--model", "model"], alone, folder)
+    row("official DSIR, whole run, 1 process", official, amount)
+    theirs = amount / statistics.median(scoring)
+    row("dsir --model, 1 job", alone, size, size / alone.median / theirs, "official scoring, by MB/s")
+    theirs = amount / (statistics.median(fitting) + statistics.median(scoring))
+    row("dsir, whole run, 1 job", whole, size, size / whole.median / theirs, "official whole run, by MB/s")
+
+
+def sample(paths: list[str], target: Path, size: float) -> str:
+    """Write every k-th record of a pool, about `size` bytes: the official package would take hours for all of it."""
+    records = [line for path in paths for line in b"".join(chunks(discover([path])[0])).splitlines()]
+    step = max(1, int(sum(map(len, records)) // size))
+    target.write_bytes(b"\n".join(records[::step]) + b"\n")
+    return str(target)
+
+
+if __name__ == "__main__":
+    main()
