@@ -113,6 +113,9 @@ def _sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
     for name, spread in (facts.get("spread") or {}).items():
         if spread["rank_correlation_with_length"] is not None:
             parts.append(f"rank correlation of {name} with length {spread['rank_correlation_with_length']:.2f}")
+    if "passed" in facts:
+        parts.append(f"{facts['passed']:,} pass")
+        parts += [f"{count:,} fail {rule}" for rule, count in facts["failed"].items() if count]
     if facts.get("saved"):
         parts.append(f"saved to {facts['saved']}")
     for name, text in _COUNTED.items():

@@ -32,6 +32,7 @@ _PRELOAD = (
     "numba",
     "dselect.kernels.ngrams",
     "dselect.kernels.sha_ngrams",
+    "dselect.kernels.statistics",
     "dselect.pipeline",
 )
 

@@ -76,7 +76,7 @@ class Attributes:
 
 def add_fields(batch: Batch, values: Mapping[str, Column], overwrite: bool) -> tuple[bytes, int]:
     """Return the batch's lines with these fields, as one block, and how many records got none: those with a NaN."""
-    lines = _free_of(batch, list(values), overwrite)
+    lines = free_of(batch, list(values), overwrite)
     scored = np.logical_and.reduce([np.isfinite(column) for column in values.values()])
     if scored.all():
         lines = splice.append_all(lines, splice.members(values))
@@ -116,7 +116,7 @@ class Columns:
     def __call__(self, batch: Batch) -> dict[str, Any]:
         """Return columns by name: `tie` uint64, `size` uint32, one float64 column a score, and what else is asked."""
         values = _score(self.scorer, batch)
-        _free_of(batch, list(self.scorer.fields), self.overwrite)
+        free_of(batch, list(self.scorer.fields), self.overwrite)
         if self.choice.missing == "error":
             for name, column in values.items():
                 if np.isnan(column).any():
@@ -177,7 +177,7 @@ def _drawn(batch: Batch, values: Mapping[str, Floats]) -> Drawn:
     }
 
 
-def _free_of(batch: Batch, names: Sequence[str], overwrite: bool) -> list[bytes]:
+def free_of(batch: Batch, names: Sequence[str], overwrite: bool) -> list[bytes]:
     """Return the lines without these members: there are none, or they are cut out, or they are refused."""
     lines = batch.lines
     for position, record in enumerate(batch.records):

@@ -123,7 +123,7 @@ class Dsir:
         """Return the fitted model as one safetensors file."""
         if self.log_ratio_ is None or self.pool_mean_ is None:
             raise NotFitted("this dsir model has not been fitted")
-        from dselect.kernels.ngrams import unicode_version
+        from dselect.kernels.words import unicode_version
 
         settings = {
             "ngrams": self.ngrams,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from dselect.kernels.ngrams import SPACE, Floats, Ints, _decode, _width, lower_bytes, word_classes
+from dselect.kernels.words import SPACE, Floats, Ints, decode, lower_bytes, width, word_classes
 
 _SPANS = 4096  # words held at a time: memory does not grow with the document
 _SLOT_BITS = 16  # 65 536 remembered n-grams, 2.6 MB; four times as many are no faster
@@ -156,17 +156,17 @@ def _next_words(data: Any, at: Any, stop: Any, classes: Any, starts: Any, stops:
     """Append the bounds of words until the arrays are full or the text ends; return (where to go on, how many)."""
     while at < stop:
         first = data[at]
-        kind = classes[first] if first < 0x80 else classes[_decode(data, at)]
+        kind = classes[first] if first < 0x80 else classes[decode(data, at)]
         if kind == SPACE:
-            at += _width(first)
+            at += width(first)
             continue
         starts[filled] = at
         while True:  # the code points of one word
-            at += _width(first)
+            at += width(first)
             if at == stop:
                 break
             first = data[at]
-            if (classes[first] if first < 0x80 else classes[_decode(data, at)]) != kind:
+            if (classes[first] if first < 0x80 else classes[decode(data, at)]) != kind:
                 break
         stops[filled] = at
         filled += 1
