@@ -4,6 +4,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # The CPU build of this version comes before anything that depends on torch, or several GB of CUDA come along.
@@ -14,11 +15,11 @@ demo: $(VENV)/installed
 	$(BIN)/python docs/demo.py
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
 # The long form: 50 runs killed at random moments.
 test-all: $(VENV)/installed
-	DSELECT_KILLS=50 $(BIN)/python -m pytest
+	DSELECT_KILLS=50 $(BIN)/python -m pytest --numprocesses $(JOBS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

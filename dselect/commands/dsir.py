@@ -288,7 +288,8 @@ def command(
         fitted["fit-on"] = None if fit_on == "all" else fit_on
         if for_fitting := [name for name, value in fitted.items() if value is not None]:
             raise UsageError(
-                f"--{for_fitting[0]} is for fitting: a model is as it was fitted", way_out="--target in place of --model"
+                f"--{for_fitting[0]} is for fitting: a model is as it was fitted",
+                way_out="--target in place of --model",
             )
     if reference:
         _check_reference(smoothing, prior, length)
