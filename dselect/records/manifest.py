@@ -98,7 +98,11 @@ class Ledger:
         self._inputs = [{"name": s.relative, **(_entry(s.path) if s.path else {"path": s.name})} for s in sources]
         self._files = {option: _named_files(values) for option, values in self.call.files.items()}
         read = [entry["path"] for entries in (self._inputs, *self._files.values()) for entry in entries]
-        _refuse_collisions([*outputs, *map(Path, self.call.also.values())], read)
+        also = list(map(Path, self.call.also.values()))
+        for path in also:  # two outputs of one name are told apart where they are opened, which knows their inputs
+            if path.resolve() in {other.resolve() for other in (*outputs, *also) if other is not path}:
+                raise DselectError("this output is named twice", where=str(path))
+        _refuse_collisions([*outputs, *also], read)
         main = self.call.output or next(iter(self.call.also.values()), None)
         if main is None or _is_special(Path(main)):
             return
@@ -399,16 +403,12 @@ def _manifest_path(output: Path) -> Path:
 
 
 def _refuse_collisions(outputs: Sequence[Path], read: Sequence[str]) -> None:
-    """Raise DselectError where a file that is read would be written, or two outputs would be one."""
+    """Raise DselectError where a file that is read would be written."""
     inputs = {}
     for name in read:
         with suppress(OSError):
             inputs[_identity(Path(name))] = name
-    taken: set[Path] = set()
     for path in outputs:
-        if path.resolve() in taken:
-            raise DselectError("this output is named twice", where=str(path))
-        taken.add(path.resolve())
         with suppress(OSError):
             if _identity(path) in inputs and not _is_special(path):
                 raise DselectError("this output is one of the inputs", where=str(path))
