@@ -31,10 +31,11 @@ Targets = Annotated[
     list[str] | None,
     Option("--target", "-t", metavar="FILE", help="Records to resemble; give it again for more."),
 ]
-Length = Annotated[
-    Literal["mean", "sum"], Option(help="Mean per n-gram, or the paper's sum, which mostly measures length.")
-]
-
+Model = Annotated[str | None, Option(metavar="FILE", help="Score with a fitted model instead of fitting one.")]
+Save = Annotated[str | None, Option(metavar="FILE", help="Save the fitted model. Without -o or --keep, fit and stop.")]
+FitOn = Annotated[str, Option(metavar="all|SIZE", help="What of the pool to fit on: a seeded sample of this size.")]
+MinWords = Annotated[int, Option(metavar="N", help="Shorter records get no score; --keep drops them.", min=0)]
+As = Annotated[str, Option("--as", metavar="NAME", help="Name of the field.")]
 Sidecar = Annotated[
     str | None,
     Option("--attributes", metavar="DIR", help="Write no records but dolma attribute files, one for each input."),
@@ -65,8 +66,10 @@ class RunOptions:
     json_summary: Annotated[bool, Option("--json-summary", help="Make the last line on stderr JSON.")] = False
     force: Annotated[bool, Option("--force", help="Do it again, even if the output is up to date.")] = False
     ledger: Ledger = field(init=False)  # made of all of a command's options
+    asked: bool = field(init=False)  # whether --jobs was given
 
     def __post_init__(self) -> None:
+        self.asked = bool(self.jobs)
         self.jobs = self.jobs or usable_cpus()
 
 
@@ -125,6 +128,7 @@ class PoolOptions:
             limit=self.limit,
             spool_folder=self.tmp,
             jobs=run.jobs,
+            few_alone=not run.asked,
             progress=progress,
             rereads=rereads,
             attributes=[Path(folder) for folder in attributes or ()],

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -25,6 +25,8 @@ from dselect.records.writing import TemporaryFile, write_all
 from dselect.sketch import BottomK
 
 Value = TypeVar("Value")
+
+_FEW = 4  # blocks that are worked on while a worker would still be importing
 
 
 class Progress(Protocol):
@@ -123,6 +125,7 @@ class Pool:
     limit: int | None = None
     spool_folder: Path | None = None
     jobs: int = 1
+    few_alone: bool = False  # a pool of few blocks is worked on in this process, whatever the number of jobs
     progress: Progress | None = None
     rereads: bool = False
     attributes: Sequence[Path] = ()  # folders of attribute files, one for each source
@@ -157,7 +160,11 @@ class Pool:
             counts.add(held)
         rejects = TemporaryFile(self.rejects) if self.rejects and first else None
         task = _Task(work, self.text_field)
-        results = ordered_map(task, self._blocks(what, left_out), self.jobs)
+        found, jobs = self._blocks(what, left_out), self.jobs
+        if self.few_alone and jobs > 1:
+            found, few = _ahead(found, _FEW)
+            jobs = 1 if few else jobs
+        results = ordered_map(task, found, jobs)
         try:
             for done in results:
                 more = Counts(done.documents, done.bytes, done.blank, len(done.bad))
@@ -346,6 +353,22 @@ class Pool:
 
     def _changed(self) -> DselectError:
         return DselectError("the input changed while it was being read", way_out="run again")
+
+
+def _ahead(found: Iterator[Block], count: int) -> tuple[Iterator[Block], bool]:
+    """Take blocks ahead; return all of them again, and whether there were fewer than `count`."""
+    head: list[Block] = []
+    try:
+        for block in islice(found, count):
+            head.append(block)  # noqa: PERF402  those before an error count
+    except DselectError as error:  # the blocks before it still get their turn
+        return chain(head, _failing(error)), True
+    return chain(head, found), len(head) < count
+
+
+def _failing(error: DselectError) -> Iterator[Block]:
+    raise error
+    yield
 
 
 def _encoded(column: np.ndarray[Any, Any]) -> str:

@@ -22,14 +22,19 @@ from dselect.fitting import CountBytes, Fitted, fit_byte_lm
 from dselect.models import tables
 from dselect.models.byte_lm import ByteLM
 from dselect.options import (
+    As,
     ChoiceOptions,
+    FitOn,
     MaxMemory,
+    MinWords,
+    Model,
     Option,
     Order,
     OutputOptions,
     Overwrite,
     PoolOptions,
     RunOptions,
+    Save,
     Sidecar,
     Targets,
 )
@@ -198,23 +203,17 @@ def command(
     choice: ChoiceOptions,
     run: RunOptions,
     target: Targets = None,
-    model: Annotated[
-        str | None, Option(metavar="FILE", help="Score with a fitted model instead of fitting one.")
-    ] = None,
-    save: Annotated[
-        str | None, Option(metavar="FILE", help="Save the fitted model. Without -o or --keep, fit and stop.")
-    ] = None,
+    model: Model = None,
+    save: Save = None,
     plus: Annotated[
         str | None, Option(metavar="FIELD", help="Subtract numbers that the records carry: from this one, loss_a, …")
     ] = None,
     minus: Annotated[str | None, Option(metavar="FIELD", help="… that one, loss_b.")] = None,
-    fit_on: Annotated[
-        str, Option(metavar="all|SIZE", help="What of the pool to fit on: a seeded sample of this size.")
-    ] = "10MB",
+    fit_on: FitOn = "10MB",
     order: Order = 6,
     max_memory: MaxMemory = "4GB",
-    min_words: Annotated[int, Option(help="Shorter records get no score; --keep drops them.", min=0)] = 0,
-    field: Annotated[str, Option("--as", metavar="NAME", help="Name of the field.")] = "contrast",
+    min_words: MinWords = 0,
+    field: As = "contrast",
     overwrite: Overwrite = False,
     sidecar: Sidecar = None,
 ) -> None:

@@ -21,12 +21,16 @@ from dselect.console import Run
 from dselect.errors import DselectError, NotFitted, UsageError
 from dselect.models import tables
 from dselect.options import (
+    As,
     ChoiceOptions,
+    FitOn,
+    Model,
     Option,
     OutputOptions,
     Overwrite,
     PoolOptions,
     RunOptions,
+    Save,
     Sidecar,
     Targets,
 )
@@ -226,18 +230,12 @@ def command(
     choice: ChoiceOptions,
     run: RunOptions,
     target: Targets = None,
-    model: Annotated[
-        str | None, Option(metavar="FILE", help="Score with a fitted model instead of fitting one.")
-    ] = None,
-    save: Annotated[
-        str | None, Option(metavar="FILE", help="Save the fitted model. Without -o or --keep, fit and stop.")
-    ] = None,
+    model: Model = None,
+    save: Save = None,
     separate: Annotated[
         bool, Option("--separate", help="One field a target, dsir_NAME, instead of one for all.")
     ] = False,
-    fit_on: Annotated[
-        str, Option(metavar="all|SIZE", help="What of the pool to fit on: a seeded sample of this size.")
-    ] = "all",
+    fit_on: FitOn = "all",
     ngrams: Annotated[int, Option(metavar="N", help="Longest n-gram.", min=1, max=64)] = NGRAMS,
     buckets: Annotated[int, Option(metavar="N", help="Hash buckets.", min=1, max=2**32 - 1)] = BUCKETS,
     smoothing: Annotated[
@@ -267,7 +265,7 @@ def command(
             help="The official package's numbers: its hashes, --length sum, --smoothing 0, --min-words 100.",
         ),
     ] = False,
-    field: Annotated[str, Option("--as", metavar="NAME", help="Name of the field.")] = "dsir",
+    field: As = "dsir",
     overwrite: Overwrite = False,
     sidecar: Sidecar = None,
 ) -> None:

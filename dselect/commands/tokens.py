@@ -16,7 +16,7 @@ import numpy as np
 
 from dselect.console import Run
 from dselect.errors import DselectError
-from dselect.options import Option, OutputOptions, Overwrite, PoolOptions, RunOptions
+from dselect.options import As, Option, OutputOptions, Overwrite, PoolOptions, RunOptions
 from dselect.pipeline import Kind, add_fields
 from dselect.records.batch import Batch
 
@@ -157,7 +157,7 @@ def command(
     special: Annotated[
         bool, Option("--special", help="Count the special tokens that the tokenizer puts around a text.")
     ] = False,
-    field: Annotated[str, Option("--as", metavar="NAME", help="Name of the field.")] = "token_count",
+    field: As = "token_count",
     overwrite: Overwrite = False,
 ) -> None:
     """Add the number of tokens of every text, for budgets such as --keep 2Mtok.

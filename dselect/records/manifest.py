@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 from dselect import __version__
 from dselect.errors import DselectError
 from dselect.records.reading import Source, digest
-from dselect.records.writing import publish, write_all
+from dselect.records.writing import is_special, publish, write_all
 
 Json = dict[str, Any]
 _PACKAGE = Path(__file__).parents[1]
@@ -104,7 +104,7 @@ class Ledger:
                 raise DselectError("this output is named twice", where=str(path))
         _refuse_collisions([*outputs, *also], read)
         main = self.call.output or next(iter(self.call.also.values()), None)
-        if main is None or _is_special(Path(main)):
+        if main is None or is_special(Path(main)):
             return
         # `.`, `..` and `/` stand for the folder itself
         self._main = Path(main) if Path(main).name not in ("", "..") else Path(main).resolve()
@@ -410,22 +410,13 @@ def _refuse_collisions(outputs: Sequence[Path], read: Sequence[str]) -> None:
             inputs[_identity(Path(name))] = name
     for path in outputs:
         with suppress(OSError):
-            if _identity(path) in inputs and not _is_special(path):
+            if _identity(path) in inputs and not is_special(path):
                 raise DselectError("this output is one of the inputs", where=str(path))
 
 
 def _identity(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def _is_special(path: Path) -> bool:
-    """Tell whether this is a pipe or device: no manifest stands beside one."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _visible(folder: Path) -> bool:

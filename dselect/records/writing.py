@@ -144,7 +144,7 @@ class LineFile:
         self._compress = _compression(path.name)
         self._held: list[bytes] = []
         self._size = self._frames = 0
-        if _is_special(path):
+        if is_special(path):
             try:
                 self._file: BinaryIO = open(path, "wb", buffering=0)
             except OSError as error:
@@ -222,7 +222,7 @@ def open_output(path: Path, compressor: Compressor, sources: Sequence[Source]) -
     """Return an output of the kind its suffix says; a Parquet one has the types of these sources."""
     if path.suffix != ".parquet":
         return LineFile(path, compressor)
-    if _is_special(path):
+    if is_special(path):
         raise DselectError("Parquet cannot be written to a pipe or device", where=str(path))
     from dselect.records.columns import ColumnFile  # which writes with what is in this file
 
@@ -386,7 +386,7 @@ def _zstd_frame(frame: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compress(frame)
 
 
-def _is_special(path: Path) -> bool:
+def is_special(path: Path) -> bool:
     """Tell whether this is a pipe or device: written to as it is, never renamed over."""
     try:
         mode = path.stat().st_mode
