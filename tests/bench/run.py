@@ -144,6 +144,8 @@ def main() -> None:
     parser.add_argument("--large", type=float, default=1.0, help="size of the large pool in GB; the next is twice that")
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
+    if options.official:
+        options.official = os.path.abspath(options.official)  # noqa: PTH100  not resolve(): a venv is known by its link
     paths, target = find_data(options.data)
     folder = Path(tempfile.mkdtemp(prefix="dselect-bench-", dir=os.environ.get("TMPDIR")))
     try:
@@ -161,7 +163,8 @@ def bench(options: argparse.Namespace, paths: list[Path], target: Path, folder: 
     def row(what: str, found: Measured, size: float, ratio: float | None = None, of: str = "") -> None:
         shown = "" if ratio is None else f"{ratio:.2f}"
         speed, memory = size / found.median / 1e6, found.memory / 1e6
-        rows.append([what, f"{found.median:.2f}", f"{speed:.0f}", f"{memory:.0f}", shown, of])
+        rows.append([what, f"{found.median:.2f}", f"{speed:.1f}", f"{memory:.0f}", shown, of])
+        print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
 
     small = [str(path) for path in paths]
     large = grow(paths, folder / "large", options.large * 1e9)
