@@ -222,7 +222,9 @@ class ChoiceOptions:
         Option(metavar="FIELD", help="The token count of a record. [default: token_count, metadata.token_count]"),
     ] = None
 
-    def build(self, seed: int, missing: Literal["error", "drop", "lowest"] = "drop") -> Choice:
+    def build(
+        self, seed: int, missing: Literal["error", "drop", "lowest"] = "drop", sidecar: str | None = None
+    ) -> Choice:
         """Return the choice; UsageError where the options contradict each other."""
         choice = Choice(
             keep=None if self.keep is None else Budget.parse(self.keep),
@@ -238,6 +240,10 @@ class ChoiceOptions:
             seed=seed,
         )
         choice.check()
+        if choice and sidecar:
+            raise UsageError(
+                "--attributes writes no records: none to keep", way_out="then: dselect select --attributes DIR"
+            )
         return choice
 
 

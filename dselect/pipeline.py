@@ -154,14 +154,9 @@ class Columns:
         return counts
 
     def _domains(self, batch: Batch, name: str) -> list[str | None]:
-        labels: list[str | None] = []
-        for position, value in enumerate(batch.values(name)):
-            if value is None:
-                if self.choice.missing == "error":
-                    _refuse_missing(batch, name, position)
-                labels.append(None)
-            else:
-                labels.append(value if isinstance(value, str) else orjson.dumps(value).decode())
+        labels = batch.labels(name)
+        if self.choice.missing == "error" and None in labels:
+            _refuse_missing(batch, name, labels.index(None))
         return labels
 
 
@@ -179,7 +174,7 @@ def _drawn(batch: Batch, values: Mapping[str, Floats]) -> Drawn:
 
 def free_of(batch: Batch, names: Sequence[str], overwrite: bool) -> list[bytes]:
     """Return the lines without these members: there are none, or they are cut out, or they are refused."""
-    lines = batch.lines
+    lines = list(batch.lines)  # the batch's own stay as they were read: identities and samples are drawn by them
     for position, record in enumerate(batch.records):
         if any(name in record for name in names):
             if not overwrite:

@@ -159,12 +159,7 @@ class Pool:
         for held in left_out.values():
             counts.add(held)
         rejects = TemporaryFile(self.rejects) if self.rejects and first else None
-        task = _Task(work, self.text_field)
-        found, jobs = self._blocks(what, left_out), self.jobs
-        if self.few_alone and jobs > 1:
-            found, few = _ahead(found, _FEW)
-            jobs = 1 if few else jobs
-        results = ordered_map(task, found, jobs)
+        results = self._results(work, self._blocks(what, left_out))
         try:
             for done in results:
                 more = Counts(done.documents, done.bytes, done.blank, len(done.bad))
@@ -199,7 +194,7 @@ class Pool:
         Bad lines are in `Batch.bad`, for the work to tell. A failure says why a source could not be read on: it comes
         with an empty batch, after the lines before it.
         """
-        results = ordered_map(_Task(work, self.text_field), self._blocks(what, (), readable), self.jobs)
+        results = self._results(work, self._blocks(what, (), readable))
         try:
             for done in results:
                 if done.error:
@@ -260,6 +255,13 @@ class Pool:
     def total(self, name: str) -> int:
         """Return what a pass has counted in all sources."""
         return sum(tally[name] for tally in self.tallies.values())
+
+    def _results(self, work: Callable[[Batch], Value], found: Iterator[Block]) -> Iterator[_Done[Value]]:
+        jobs = self.jobs
+        if self.few_alone and jobs > 1:
+            found, few = _ahead(found, _FEW)
+            jobs = 1 if few else jobs
+        return ordered_map(_Task(work, self.text_field), found, jobs)
 
     def _blocks(
         self, what: str, left_out: Collection[int], cut: Callable[..., Iterator[Block]] = blocks

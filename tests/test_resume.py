@@ -261,6 +261,16 @@ def test_another_run_s_shards_are_neither_deleted_nor_mixed_with(dselect, shards
     assert sorted(times(tmp_path / "out")) == [SHARDS[1]]
 
 
+def test_shards_that_a_killed_run_left_are_another_run_s_too(dselect, shards, model, tmp_path):
+    dselect("dsir", shards / SHARDS[0], "--model", model, "-o", "out/")
+    manifest = json.loads((tmp_path / "out.manifest.json").read_text())
+    journal = [{key: manifest[key] for key in ("key", "files", "inputs")}, *manifest["inputs"]]
+    (tmp_path / ".out.journal").write_text("".join(json.dumps(line) + "\n" for line in journal))
+    (tmp_path / "out.manifest.json").unlink()  # as if it had been killed before this was written
+    refused = dselect("select", shards / SHARDS[1], "--keep", 3, "-o", "out/", status=1)
+    assert "shards of another run" in refused.stderr
+
+
 def test_what_is_said_of_the_scores_is_of_all_shards_whenever_they_were_done(dselect, shards, model, tmp_path):
     options = ["dsir", shards, "--model", model, "--min-words", 30, "--json-summary"]
     whole = dselect(*options, "-o", "whole/").summary

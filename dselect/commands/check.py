@@ -361,7 +361,9 @@ def command(
     tolerance = Tolerance.parse(pool.bad_lines)
     with Run("check", run) as talk:
         sources, absent = find(pool.names())
-        records = Pool(sources, text_field=pool.text, limit=pool.limit, jobs=run.jobs, progress=talk)
+        records = Pool(
+            sources, text_field=pool.text, limit=pool.limit, jobs=run.jobs, few_alone=not run.asked, progress=talk
+        )
         report = Report(sources, show)
         report.failures += [_encodable(str(failure)) for failure in absent]
         report.read(records)

@@ -230,11 +230,7 @@ def command(
         raise UsageError("contrast needs one of --target FILE, --model FILE, or --plus FIELD with --minus FIELD")
     if (plus is None) != (minus is None):
         raise UsageError("--plus and --minus go together")
-    chosen = choice.build(run.seed)
-    if chosen and sidecar:
-        raise UsageError(
-            "--attributes writes no records: none to keep", way_out="then: dselect select --attributes DIR"
-        )
+    chosen = choice.build(run.seed, sidecar=sidecar)
     if save and not target:
         raise UsageError("--save is for fitting: there is nothing new to save", way_out="--target FILE")
     pool.check_new(field)

@@ -292,11 +292,7 @@ def command(
     if reference:
         _check_reference(smoothing, prior, length)
     pool.check_new(field)
-    chosen = choice.build(run.seed)
-    if chosen and sidecar:
-        raise UsageError(
-            "--attributes writes no records: none to keep", way_out="then: dselect select --attributes DIR"
-        )
+    chosen = choice.build(run.seed, sidecar=sidecar)
     named = [Path(t).name.split(".")[0] for t in target or ()] if separate else [""]
     if len(set(named)) < len(named):
         raise UsageError(f"two targets would share the field {field}_{max(named, key=named.count)}")

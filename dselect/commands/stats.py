@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
-import orjson
 
 from dselect.console import Run, size, table
 from dselect.errors import DselectError
@@ -75,7 +74,7 @@ class Look:
         """Return the domains, and for the sample: keys, columns and the domain of every record."""
         columns = {name: batch.column(name) for name in self.names} if self.names else _numbers(batch)
         length = batch.text_bytes.astype(np.float64)
-        labels = [_label(value) for value in batch.values(self.within)] if self.within else _NOWHERE * len(batch)
+        labels = batch.labels(self.within) if self.within else _NOWHERE * len(batch)
         places: dict[str | None, list[int]] = {}
         for position, label in enumerate(labels):
             places.setdefault(label, []).append(position)
@@ -97,10 +96,6 @@ def _numbers(batch: Batch) -> dict[str, Floats]:
                     found[name] = np.full(len(batch), np.nan)
                 found[name][position] = value
     return found
-
-
-def _label(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
 
 
 @dataclass

@@ -59,15 +59,17 @@ class Batch:
 
         The checksum orders records that share id and text but differ elsewhere, in the same 8 bytes.
         """
-        lines = np.fromiter(map(zlib.crc32, self.lines), np.uint64, len(self.lines))
-        return np.asarray((self.identities & ~_LOW) | (lines & _LOW))
+        return np.asarray((self.identities & ~_LOW) | (self._checksums & _LOW))
 
     @property
     def sample_keys(self) -> Keys:
         """Return a hash of every line, to draw a sample by: uint64 (n,), of 32 bits."""
-        lines = np.fromiter(map(zlib.crc32, self.lines), np.uint64, len(self.lines))
         # a checksum is linear: near lines have near ones, until the multiplication spreads their low bits upwards
-        return np.asarray((lines * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32))
+        return np.asarray((self._checksums * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32))
+
+    @cached_property
+    def _checksums(self) -> Keys:
+        return np.fromiter(map(zlib.crc32, self.lines), np.uint64, len(self.lines))
 
     @property
     def text_hashes(self) -> Keys:
@@ -75,7 +77,7 @@ class Batch:
         digests = b"".join(hashlib.blake2b(t.encode(), digest_size=8).digest() for t in self.texts)
         return np.frombuffer(digests, "<u8").astype(np.uint64)
 
-    @property
+    @cached_property
     def text_bytes(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the UTF-8 length of every text: int64 (n,)."""
         sizes = (len(text) if text.isascii() else len(text.encode()) for text in self.texts)
@@ -124,6 +126,11 @@ class Batch:
                 f'the attribute "{name}" is not one span of the whole text', where=f":{self.numbers[position]}"
             )
         return spans[0][2]
+
+    def labels(self, name: str) -> list[str | None]:
+        """Return the label that a field gives every record: a string as it is, else as JSON; None where missing."""
+        values = self.values(name)
+        return [v if v is None or isinstance(v, str) else orjson.dumps(v).decode() for v in values]
 
     def column(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return a numeric field of every record, NaN where it is missing: float64 (n,); DselectError if no number."""

@@ -62,7 +62,6 @@ class Ledger:
         self.done: dict[int, Json] = {}  # by source: shards that an earlier run has finished
         self._facts: Callable[[int], Json] = lambda _: {}
         self._shard_facts: Callable[[int], Json] = lambda _: {}
-        self._sources: Sequence[Source] = ()
         self._inputs: list[Json] = []
         self._files: dict[str, list[Json]] = {}
         self._outputs: dict[str, Json] = {}
@@ -72,6 +71,7 @@ class Ledger:
         self._killed = False
         self._others: list[Json] = []  # shards of this call from other inputs: they stay
         self._stale: list[Json] = []  # shards that go
+        self._listed: list[Json] = []  # all that earlier runs say they have written, those that were killed too
 
     # -- before the work
 
@@ -89,12 +89,11 @@ class Ledger:
         """Begin; raise UpToDate, with the outputs touched, if an earlier run did all of this.
 
         facts tells of a source that has been read: its digest and counts; shard_facts also what a later run must know
-        that passes over it. outputs: the files that records go to; none
-        where they go to standard output, or nowhere. folder: one output per source, finished one by one. whole: each
-        output depends on all sources. resume: what is done of a folder may stay. DselectError where a file that is
-        read would be written.
+        that passes over it. outputs: the files that records go to; none where they go to standard output, or nowhere.
+        folder: one output per source, finished one by one. whole: each output depends on all sources. resume: what is
+        done of a folder may stay. DselectError where a file that is read would be written.
         """
-        self._sources, self._facts, self._shard_facts = sources, facts, shard_facts
+        self._facts, self._shard_facts = facts, shard_facts
         self._inputs = [{"name": s.relative, **(_entry(s.path) if s.path else {"path": s.name})} for s in sources]
         self._files = {option: _named_files(values) for option, values in self.call.files.items()}
         read = [entry["path"] for entries in (self._inputs, *self._files.values()) for entry in entries]
@@ -155,7 +154,8 @@ class Ledger:
         with suppress(DselectError):
             _write_json(_manifest_path(self._main), old)
         self._end_journal()
-        raise UpToDate(str(self._main), old.get("summary", {}))
+        summary = old.get("summary", {}) if _all_same(old.get("inputs", []), self._inputs) else {}
+        raise UpToDate(str(self._main), {"command": self.call.command, **summary})
 
     # -- a folder, shard by shard
 
@@ -186,7 +186,9 @@ class Ledger:
         assert self._main is not None
         head, finished = _read_journal(self._journal)
         earlier: dict[str, Json] = {}
-        for book, entries in ((self._old, self._of_old()), (head, finished)):
+        listed = [*self._old.get("inputs", []), *self._old.get("others", [])]
+        self._listed = [entry for entry in (*listed, *finished) if "output" in entry]
+        for book, entries in ((self._old, listed), (head, finished)):
             if resume and self._same_call(book) and not (whole and not _all_same(book["inputs"], self._inputs)):
                 earlier |= {entry["name"]: entry for entry in entries if "output" in entry}
         for number, now in enumerate(self._inputs):
@@ -194,9 +196,6 @@ class Ledger:
             if entry and _same(entry, now) and _as_written(self._main / now["name"], entry["output"]):
                 self.done[number] = entry
         self._others = list(earlier.values()) if not whole else []
-
-    def _of_old(self) -> list[Json]:
-        return [*self._old.get("inputs", []), *self._old.get("others", [])]
 
     def _refuse_strangers(self, whole: bool) -> None:
         """Tell what is to become of shards in the folder that are not of these inputs.
@@ -206,8 +205,8 @@ class Ledger:
         """
         assert self._main is not None
         names = {entry["name"] for entry in self._inputs}
-        others = [e for e in self._of_old() if "output" in e and e["name"] not in names]
-        others = [entry for entry in others if _as_written(self._main / entry["name"], entry["output"])]
+        elsewhere = {e["name"]: e for e in self._listed if e["name"] not in names}.values()
+        others = [entry for entry in elsewhere if _as_written(self._main / entry["name"], entry["output"])]
         gone = [entry for entry in others if not os.path.lexists(entry["path"])]
         alive = [entry for entry in others if entry not in gone]
         kept = [entry["name"] for entry in self._others]
