@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -71,7 +71,7 @@ class Attributes:
             lines[batch.numbers[position] - batch.block.first_line] = orjson.dumps(
                 {"id": record.get("id"), "attributes": spans}
             )
-        return b"".join([line + b"\n" for line in lines]), without, _drawn(batch, values)
+        return whole(lines), without, _drawn(batch, values)
 
 
 def add_fields(batch: Batch, values: Mapping[str, Column], overwrite: bool) -> tuple[bytes, int]:
@@ -79,14 +79,17 @@ def add_fields(batch: Batch, values: Mapping[str, Column], overwrite: bool) -> t
     lines = free_of(batch, list(values), overwrite)
     scored = np.logical_and.reduce([np.isfinite(column) for column in values.values()])
     if scored.all():
-        lines = splice.append_all(lines, splice.members(values))
-    else:
-        at = np.flatnonzero(scored)
-        new = splice.members({name: column[at] for name, column in values.items()})
-        for position, member in zip(at.tolist(), new, strict=True):
-            lines[position] = splice.append(lines[position], member)
-    block = b"".join([line + b"\n" for line in lines])
-    return block, int(len(scored) - scored.sum())
+        return splice.append_all(lines, splice.members(values)), 0
+    at = np.flatnonzero(scored)
+    new = splice.members({name: column[at] for name, column in values.items()})
+    for position, member in zip(at.tolist(), new, strict=True):
+        lines[position] = splice.append(lines[position], member)
+    return whole(lines), len(scored) - len(at)
+
+
+def whole(lines: Iterable[bytes]) -> bytes:
+    """Return lines as one block, each with its newline."""
+    return b"".join([line + b"\n" for line in lines])
 
 
 @dataclass(frozen=True)
@@ -280,26 +283,21 @@ def write_kept(
     pool: Pool, kept: Kept, sink: Sink, values: Mapping[str, Floats] | None = None, overwrite: bool = False
 ) -> None:
     """Write the records at the kept positions, in input order; with `values`, each column's numbers spliced in."""
-    edit: Callable[[list[bytes], Any], list[bytes]] = lambda lines, _: lines  # noqa: E731
-    if values:
-        names = list(values)
-
-        def edit(lines: list[bytes], at: Any) -> list[bytes]:
-            if overwrite:
-                lines = [splice.without(line, names) for line in lines]
-            return splice.append_all(lines, splice.members({n: c[at] for n, c in values.items()}))
-
     # where each source's records begin: those of shards that an earlier run has written have positions too
     begins = np.cumsum([0, *(counts.documents for counts in pool.by_source)])
+    names = list(values or {})
     last, seen = -1, 0
     for source, lines in pool.lines():
         if source != last:
             last, seen = source, int(begins[source])
         start, end = np.searchsorted(kept.positions, [seen, seen + len(lines)])
-        at = kept.positions[start:end]
-        chosen = edit([lines[i] for i in (at - seen).tolist()], at)
-        if chosen:
-            sink.write(source, b"".join([line + b"\n" for line in chosen]))
+        if start < end:
+            at = kept.positions[start:end]
+            chosen = [lines[i] for i in (at - seen).tolist()]
+            if overwrite and names:
+                chosen = [splice.without(line, names) for line in chosen]
+            new = splice.members({name: column[at] for name, column in values.items()}) if values else []
+            sink.write(source, splice.append_all(chosen, new) if values else whole(chosen))
         seen += len(lines)
 
 

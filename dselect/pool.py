@@ -238,9 +238,8 @@ class Pool:
 
     def shard_facts(self, number: int) -> dict[str, Any]:
         """Return these facts and what a pass found in this source, for a later run that passes over it."""
-        keys, columns = self.sample.result()
-        own = columns.get("source", np.zeros(0)) == number
-        sample = {"": _encoded(keys[own])} | {name: _encoded(column[own]) for name, column in columns.items()}
+        keys, columns = self.sample.part("source", number).result()
+        sample = {"": _encoded(keys)} | {name: _encoded(column) for name, column in columns.items()}
         return {**self.facts(number), "tally": self.tallies.get(number, {}), "sample": sample}
 
     def take_over(self, number: int, facts: Mapping[str, Any]) -> None:
