@@ -19,7 +19,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from multiprocessing import reduction
+from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -32,16 +32,7 @@ Result = TypeVar("Result")
 _AHEAD = 2  # items given to a worker at a time: one it works on, one already there when it is done
 _SLOT = 2 << 20  # bytes of a message that crosses in shared memory: a block of lines, or what became of it
 _IN_SLOT = struct.Struct("<I")
-_PRELOAD = (
-    "typer",
-    "numpy",
-    "orjson",
-    "numba",
-    "dselect.kernels.ngrams",
-    "dselect.kernels.sha_ngrams",
-    "dselect.kernels.statistics",
-    "dselect.pipeline",
-)
+_PRELOAD = ("typer", "numpy", "orjson", "numba", "dselect.pipeline")
 
 
 def usable_cpus() -> int:
@@ -113,13 +104,22 @@ def _free(workers: list[_Worker], function: Callable[[Any], Any], jobs: int) -> 
     return least if least and len(least.holds) < _AHEAD else None
 
 
+def warm_up(*modules: str) -> None:
+    """Start the process that workers are forked from, if it does not run; it imports these, and what this run has."""
+    mine = [
+        name for name in sys.modules if name in _PRELOAD or name.startswith(("dselect.kernels.", "dselect.commands."))
+    ]
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*mine, *modules])
+    with _QuietInterrupts():
+        forkserver.ensure_running()
+
+
 class _Worker:
     """A process that answers each item with a result, in order."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         context = multiprocessing.get_context("forkserver")
-        # imported once, in the process that the workers are forked from: whatever this run has needed itself
-        context.set_forkserver_preload([name for name in _PRELOAD if name in sys.modules])
+        warm_up()
         self.pipe, theirs = context.Pipe()
         arena = _Arena.new()
         self.channel = _Channel(self.pipe, arena, writes=0, reads=1)

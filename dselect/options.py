@@ -117,9 +117,18 @@ class PoolOptions:
         return discover(self.names())
 
     def open(
-        self, run: RunOptions, progress: Progress, *, rereads: bool, attributes: Sequence[str] | None = None
+        self,
+        run: RunOptions,
+        progress: Progress,
+        *,
+        rereads: bool,
+        attributes: Sequence[str] | None = None,
+        kernels: Sequence[str] = (),
     ) -> Pool:
-        """Return the pool, with the fields that folders of attribute files add. `rereads`: keep a stream for it."""
+        """Return the pool, with the fields that folders of attribute files add.
+
+        rereads: keep a stream for it. kernels: modules that its workers will need.
+        """
         return Pool(
             self.sources(),
             text_field=self.text,
@@ -132,6 +141,7 @@ class PoolOptions:
             progress=progress,
             rereads=rereads,
             attributes=[Path(folder) for folder in attributes or ()],
+            kernels=kernels,
         )
 
     def open_targets(self, names: Sequence[str]) -> list[Pool]:
