@@ -116,6 +116,9 @@ def _sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
     if "passed" in facts:
         parts.append(f"{facts['passed']:,} pass")
         parts += [f"{count:,} fail {rule}" for rule, count in facts["failed"].items() if count]
+    if "contaminated" in facts:
+        by = [f"{count:,} by {name}" for name, count in facts["contaminated_by"].items() if count]
+        parts.append(f"{facts['contaminated']:,} contaminated" + (f" ({', '.join(by)})" if by else ""))
     if facts.get("saved"):
         parts.append(f"saved to {facts['saved']}")
     for name, text in _COUNTED.items():
@@ -146,6 +149,7 @@ _COUNTED = {
     "whitespace_texts": "texts of white space",
     "missing_ids": "records without an id",
     "tokens": "tokens",
+    "targets_too_short": "texts of the targets too short to be found (--words)",
 }
 
 

@@ -144,10 +144,10 @@ class PoolOptions:
             kernels=kernels,
         )
 
-    def open_targets(self, names: Sequence[str]) -> list[Pool]:
+    def open_targets(self, names: Sequence[str], text: str | None = None) -> list[Pool]:
         """Return the targets: read here and now, their bad lines never skipped; DselectError for one named twice."""
         discover(names)
-        return [Pool(discover([name]), text_field=self.text) for name in names]
+        return [Pool(discover([name]), text_field=text or self.text) for name in names]
 
     def check_new(self, field: str) -> None:
         """Raise UsageError for a field that must not be written: one without a name, or the text."""
