@@ -149,6 +149,7 @@ _COUNTED = {
     "whitespace_texts": "texts of white space",
     "missing_ids": "records without an id",
     "tokens": "tokens",
+    "repeats": "repeats of a record, counted once",
     "targets_too_short": "texts of the targets too short to be found (--words)",
 }
 
