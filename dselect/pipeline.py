@@ -123,7 +123,7 @@ class Columns:
         if self.choice.missing == "error":
             for name, column in values.items():
                 if np.isnan(column).any():
-                    _refuse_missing(batch, name, int(np.isnan(column).argmax()))
+                    refuse_missing(batch, name, int(np.isnan(column).argmax()))
         found: dict[str, Any] = {"tie": batch.ties, "size": self._sizes(batch)}
         if self.choice.sample or not values:
             found["identity"] = batch.identities
@@ -149,7 +149,7 @@ class Columns:
         for name in names[1:]:
             counts = np.where(np.isnan(counts), batch.column(name), counts)
         if np.isnan(counts).any():
-            _refuse_missing(batch, names[0], int(np.isnan(counts).argmax()), "--tokens FIELD names the token count")
+            refuse_missing(batch, names[0], int(np.isnan(counts).argmax()), "--tokens FIELD names the token count")
         wrong = (counts < 0) | (counts >= 2**32) | (counts % 1 != 0)
         if wrong.any():
             at = int(wrong.argmax())
@@ -159,7 +159,7 @@ class Columns:
     def _domains(self, batch: Batch, name: str) -> list[str | None]:
         labels = batch.labels(name)
         if self.choice.missing == "error" and None in labels:
-            _refuse_missing(batch, name, labels.index(None))
+            refuse_missing(batch, name, labels.index(None))
         return labels
 
 
@@ -191,7 +191,8 @@ def free_of(batch: Batch, names: Sequence[str], overwrite: bool) -> list[bytes]:
     return lines
 
 
-def _refuse_missing(batch: Batch, name: str, position: int, way_out: str = "") -> None:
+def refuse_missing(batch: Batch, name: str, position: int, way_out: str = "") -> None:
+    """Raise DselectError: this record lacks a field that is needed."""
     has = ", ".join(list(batch.records[position])[:12])
     raise DselectError(
         f'no field "{name}" in the record; it has: {has}',
