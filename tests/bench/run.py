@@ -140,7 +140,7 @@ def main() -> None:
     """Measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", help="folder with pool/ and targets/")
-    parser.add_argument("--official", help="a Python with data-selection installed")
+    parser.add_argument("--official", help="a Python with data-selection and zip-fit installed")
     parser.add_argument("--large", type=float, default=1.0, help="size of the large pool in GB; the next is twice that")
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
@@ -201,6 +201,7 @@ def bench(options: argparse.Namespace, paths: list[Path], target: Path, folder: 
 
     if options.official:
         beside_official(options, small, target, folder, row)
+        beside_zipfit(options, small, target, folder, row)
     return rows
 
 
@@ -228,6 +229,36 @@ def beside_official(
     row("dsir --model, 1 job", alone, size, size / alone.median / theirs, "official scoring, by MB/s")
     theirs = amount / (statistics.median(fitting) + statistics.median(scoring))
     row("dsir, whole run, 1 job", whole, size, size / whole.median / theirs, "official whole run, by MB/s")
+
+
+def beside_zipfit(
+    options: argparse.Namespace, pool: list[str], target: Path, folder: Path, row: Callable[..., None]
+) -> None:
+    """Measure the official ZIP-FIT and dselect's on a part of the pool and 64 target documents, one process each."""
+    few, documents = (
+        sample(pool, folder / "few-zipfit.jsonl", 4e6),
+        plain([str(target)], folder / "zipfit-target.jsonl"),
+    )
+    lines = Path(documents).read_bytes().splitlines(keepends=True)
+    Path(documents).write_bytes(b"".join(lines[:64]))
+    run = [*DSELECT, "zipfit", few, "-t", documents, "-q", "--force", "-j", "1", "-o", "out.jsonl"]
+    whole = [*DSELECT, "zipfit", *pool, "-q", "--force", "-j", "1", "-o", "out.jsonl", "-t"]
+    commands = {
+        "official": [options.official, str(HERE / "official_zipfit.py"), few, documents],
+        "zipfit --score ncd": [*run, "--score", "ncd"],
+        "zipfit --compressor gzip:6": [*run, "--compressor", "gzip:6"],
+        "zipfit": run,
+    }
+    found, amount = in_turn(commands, options.repeat, folder), text_bytes([few])
+    official = found.pop("official")
+    theirs = float(official.said.rsplit(maxsplit=1)[-1])
+    row("official ZIP-FIT at gzip 6, 1 process", official, amount)
+    for name, ours in found.items():
+        row(f"{name}, 1 job", ours, amount, theirs / ours.median, "official ranking")
+    larger = in_turn({"pool": [*whole, documents], "targets": [*run[:3], "-t", str(target), *run[5:]]}, 1, folder)
+    memory = max(found["zipfit"].memory, 1)
+    row("zipfit, the whole pool, 1 job", larger["pool"], text_bytes(pool), larger["pool"].memory / memory, "its memory")
+    row("zipfit, the whole target", larger["targets"], amount, larger["targets"].memory / memory, "its memory")
 
 
 def sample(paths: list[str], target: Path, size: float) -> str:
