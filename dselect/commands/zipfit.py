@@ -380,6 +380,8 @@ def command(
                 if save:
                     publish(Path(save), zipfit.to_bytes())
             if not stops:
+                if zipfit.level is not None:
+                    records.few_alone = False  # gzip takes so long that workers pay from the first block
                 facts |= (
                     select_scored(records, zipfit, field, chosen, sink, overwrite).facts
                     if chosen

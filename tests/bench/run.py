@@ -236,29 +236,29 @@ def beside_zipfit(
 ) -> None:
     """Measure the official ZIP-FIT and dselect's on a part of the pool and 64 target documents, one process each."""
     few, documents = (
-        sample(pool, folder / "few-zipfit.jsonl", 4e6),
+        sample(pool, folder / "few-zipfit.jsonl", 8e6),
         plain([str(target)], folder / "zipfit-target.jsonl"),
     )
     lines = Path(documents).read_bytes().splitlines(keepends=True)
     Path(documents).write_bytes(b"".join(lines[:64]))
-    run = [*DSELECT, "zipfit", few, "-t", documents, "-q", "--force", "-j", "1", "-o", "out.jsonl"]
-    whole = [*DSELECT, "zipfit", *pool, "-q", "--force", "-j", "1", "-o", "out.jsonl", "-t"]
-    commands = {
-        "official": [options.official, str(HERE / "official_zipfit.py"), few, documents],
-        "zipfit --score ncd": [*run, "--score", "ncd"],
-        "zipfit --compressor gzip:6": [*run, "--compressor", "gzip:6"],
-        "zipfit": run,
-    }
+    ways = {"--score ncd": ["--score", "ncd"], "--compressor gzip:6": ["--compressor", "gzip:6"], "fast": []}
+    commands = {"official": [options.official, str(HERE / "official_zipfit.py"), few, documents]}
+    run = [*DSELECT, "zipfit", few, "-q", "--force", "-j", "1", "-o", "out.jsonl", "--model"]
+    for name, way in ways.items():
+        fit = [*DSELECT, "zipfit", few, "-t", documents, *way, "-q", "--save", f"{name}.zipfit"]
+        subprocess.run(fit, cwd=folder, check=True)
+        commands[name] = [*run, f"{name}.zipfit"]
     found, amount = in_turn(commands, options.repeat, folder), text_bytes([few])
     official = found.pop("official")
     theirs = float(official.said.rsplit(maxsplit=1)[-1])
     row("official ZIP-FIT at gzip 6, 1 process", official, amount)
     for name, ours in found.items():
-        row(f"{name}, 1 job", ours, amount, theirs / ours.median, "official ranking")
-    larger = in_turn({"pool": [*whole, documents], "targets": [*run[:3], "-t", str(target), *run[5:]]}, 1, folder)
-    memory = max(found["zipfit"].memory, 1)
-    row("zipfit, the whole pool, 1 job", larger["pool"], text_bytes(pool), larger["pool"].memory / memory, "its memory")
-    row("zipfit, the whole target", larger["targets"], amount, larger["targets"].memory / memory, "its memory")
+        row(f"zipfit --model, {name}, 1 job", ours, amount, theirs / ours.median, "official ranking")
+    fit = [*DSELECT, "zipfit", "-q", "--force", "-j", "1", "-o", "out.jsonl", few, "-t"]
+    larger = in_turn({"pool": [*fit, documents, *pool], "target": [*fit, str(target)]}, 1, folder)
+    for name, size in (("pool", text_bytes([few, *pool])), ("target", amount)):
+        memory = larger[name].memory / max(found["fast"].memory, 1)
+        row(f"zipfit, a larger {name}, 1 job", larger[name], size, memory, "memory of the smaller")
 
 
 def sample(paths: list[str], target: Path, size: float) -> str:
