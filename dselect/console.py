@@ -136,6 +136,8 @@ _COUNTED = {
     "missing": "without the field",
     "larger_than_budget": "larger than the whole budget",
     "duplicates": "duplicates of a better record dropped",
+    "compared_with": "documents of the target compared with",
+    "target_documents": "documents in the target",
     "in_target": "identical to a text of the target, scored without it",
     "forgotten": "occurrences or fewer: such n-grams may be missing (--max-memory)",
     "binary_files": "binary files passed over",
