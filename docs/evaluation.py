@@ -12,15 +12,18 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import os
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import orjson
 import zstandard
 
+from dselect.engine import usable_cpus
 from dselect.records.reading import chunks, discover
 from dselect.sketch import spearman
 
@@ -42,13 +45,11 @@ SELECTIONS = {
 # These are judged too, to see whether the judges rank alike.
 MORE = {
     "random_2": "select POOL --seed 2",
-    "half_dsir": "select {random} {dsir} --seed 1",
-    "half_domain": "select {random} {in_domain} --seed 1",
-    "dsir_chars": "dsir POOL --target FIT --ngrams 1",
+    "half_dsir": "select {random} {dsir} --seed 3",
 }
-JUDGES = {
+JUDGES: dict[str, list[object]] = {
     "ngram": [],
-    "transformer": ["--lm", "transformer", "--steps", "200", "--seeds", "1"],
+    "transformer": ["--lm", "transformer", "--steps", 1000, "--seeds", 1],
 }
 
 
@@ -56,7 +57,13 @@ def dselect(*arguments: object) -> str:
     """Run a command, show it, return what it printed."""
     command = [str(argument) for argument in arguments]
     print("dselect", shlex.join(command), flush=True)
-    done = subprocess.run([sys.executable, "-m", "dselect", *command], stdout=subprocess.PIPE, check=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "dselect", *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # torch's: there is a process for every CPU
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
     return done.stdout
 
 
@@ -111,7 +118,7 @@ def judged(way: str, path: Path, heldout: Path, judge: str) -> Path:
     """Return the report of a judge on a selection, made unless it is newer than both files and of the same options."""
     report = path.parent / judge / f"{way}.json"
     report.parent.mkdir(exist_ok=True)
-    options = ["--target", heldout, "--budget", BUDGET, *JUDGES[judge]]
+    options = ["--target", heldout, "--budget", BUDGET, "--jobs", 1, *JUDGES[judge]]
     if not report.exists() or report.stat().st_mtime < max(path.stat().st_mtime, heldout.stat().st_mtime):
         dselect("eval", path, *options, "--within", "source", "-q", "--json", report)
     return report
@@ -145,7 +152,9 @@ def evaluate(data: Path, name: str, judges: list[str]) -> None:
     made = select(data, name, fit)
     reports: dict[str, list[Path]] = {}
     for judge in judges:
-        reports[judge] = [judged(way, path, heldout, judge) for way, path in made.items()]
+        with ThreadPoolExecutor(usable_cpus()) as workers:  # a process each
+            work = [workers.submit(judged, way, path, heldout, judge) for way, path in made.items()]
+        reports[judge] = [one.result() for one in work]
         options = ["--target", heldout, "--budget", BUDGET, *JUDGES[judge], "--baseline", reports[judge][0], "-q"]
         table = dselect("eval", *reports[judge], *options)
         print(table, flush=True)
