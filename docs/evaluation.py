@@ -2,34 +2,72 @@
 
 `make evaluation DATA=FOLDER` runs this and writes the tables into docs/evaluation.md. The folder holds
 pool/*.jsonl.zst, one file a domain; targets/NAME.jsonl.zst; and truth/target_domains.json, which says which domains are
-of a target's kind.
+of a target's kind. A selection that is as it was is not judged again: its report in build/evaluation is newer.
 """
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
+import importlib.util
+import itertools
 import json
+import os
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import orjson
 import zstandard
 
+from dselect.engine import usable_cpus
 from dselect.records.reading import chunks, discover
+from dselect.sketch import spearman
 
 PAGE = Path(__file__).parent / "evaluation.md"
 FOLDER = Path("build/evaluation")
 TARGETS = ["humaneval", "gsm8k_test", "proofnet_valid", "pubmedqa"]
 ENOUGH, BUDGET = 2_100_000, "2MB"  # selections hold a little more than is trained on, so that seeds differ
 
+# A selection is one line: its name, and the command that makes it, without --keep and -o. POOL, FIT (what to select by)
+# and DOMAINS stand for files, {name} for a selection above.
+SELECTIONS = {
+    "random": "select POOL --seed 1",
+    "dsir_paper": "dsir POOL --target FIT --length sum --smoothing 0",
+    "dsir_sum": "dsir POOL --target FIT --length sum",
+    "in_domain": "select DOMAINS --seed 1",
+    "dsir": "dsir POOL --target FIT",
+    "contrast": "contrast POOL --target FIT",
+    # gzip is slow: with the default of 64 documents this page would take an hour
+    "ncd": "zipfit POOL --target FIT --score ncd --target-sample 16",
+    "zipfit_gzip": "zipfit POOL --target FIT --compressor gzip:6 --target-sample 16",
+    "zipfit": "zipfit POOL --target FIT",
+}
+# These are judged too, to see whether the judges rank alike.
+MORE = {
+    "random_2": "select POOL --seed 2",
+    "half_dsir": "select {random} {dsir} --seed 3",
+}
+JUDGES: dict[str, list[object]] = {
+    "ngram": [],
+    "transformer": ["--lm", "transformer", "--steps", 1000, "--seeds", 1],
+}
+
 
 def dselect(*arguments: object) -> str:
     """Run a command, show it, return what it printed."""
     command = [str(argument) for argument in arguments]
     print("dselect", shlex.join(command), flush=True)
-    done = subprocess.run([sys.executable, "-m", "dselect", *command], stdout=subprocess.PIPE, check=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "dselect", *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # torch's: there is a process for every CPU
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
     return done.stdout
 
 
@@ -40,13 +78,23 @@ def halves(target: Path, folder: Path) -> tuple[Path, Path]:
     paths = folder / "fit.jsonl.zst", folder / "heldout.jsonl.zst"
     for number, path in enumerate(paths):
         half = records[: len(records) // 2] if number == 0 else records[len(records) // 2 :]
-        path.write_bytes(zstandard.compress(b"\n".join(half) + b"\n"))
+        new = folder / f"new-{path.name}"
+        new.write_bytes(zstandard.compress(b"\n".join(half) + b"\n"))
+        replace_if_changed(path, new)
     return paths
 
 
 def text_hash(text: str) -> bytes:
     """Return a hash that orders texts by chance."""
     return hashlib.blake2b(text.encode()).digest()
+
+
+def replace_if_changed(path: Path, new: Path) -> None:
+    """Put a file in the place of another; if they are equal the older one stays, with its date."""
+    if path.exists() and filecmp.cmp(path, new, shallow=False):
+        new.unlink()
+    else:
+        new.replace(path)
 
 
 def in_domain(data: Path, name: str) -> list[Path]:
@@ -56,41 +104,76 @@ def in_domain(data: Path, name: str) -> list[Path]:
     return [data / "pool" / f"{domain}.jsonl.zst" for domain in domains]
 
 
-def evaluate(data: Path, name: str, judge: list[str]) -> str:
-    """Select by half of a target in every way, and return the judge's table on the other half."""
+def select(data: Path, name: str, fit: Path) -> dict[str, Path]:
+    """Select by half of a target in every way; return the files."""
+    folder, made = fit.parent, {}
+    files: dict[str, list[object]] = {"POOL": [data / "pool"], "FIT": [fit], "DOMAINS": [*in_domain(data, name)]}
+    for way, line in (SELECTIONS | MORE).items():
+        path, new = folder / f"{way}.jsonl.zst", folder / f"new-{way}.jsonl.zst"
+        command = [word for part in line.split() for word in files.get(part, [part])]
+        dselect(*command, "--keep", f"{ENOUGH}B", "--force", "-q", "-o", new)
+        replace_if_changed(path, new)
+        made[way] = path
+        files[f"{{{way}}}"] = [path]
+    return made
+
+
+def judged(way: str, path: Path, heldout: Path, judge: str) -> Path:
+    """Return the report of a judge on a selection, made unless it is newer than both files and of the same options."""
+    report = path.parent / judge / f"{way}.json"
+    report.parent.mkdir(exist_ok=True)
+    options = ["--target", heldout, "--budget", BUDGET, "--jobs", 1, *JUDGES[judge]]
+    if not report.exists() or report.stat().st_mtime < max(path.stat().st_mtime, heldout.stat().st_mtime):
+        dselect("eval", path, *options, "--within", "source", "-q", "--json", report)
+    return report
+
+
+def agreement(reports: dict[str, list[Path]]) -> str:
+    """Return how alike the judges rank the selections."""
+    found = {
+        judge: [json.loads(path.read_text("utf-8"))["selections"][0] for path in paths]
+        for judge, paths in reports.items()
+    }
+    first, second = (np.array([row["bits_per_byte"] for row in rows]) for rows in found.values())
+    pairs = list(itertools.combinations(range(len(first)), 2))
+    kendall = np.mean([np.sign((first[i] - first[j]) * (second[i] - second[j])) for i, j in pairs])
+    return f"{len(first)} selections: Spearman {spearman(first, second):+.2f}, Kendall {kendall:+.2f}"
+
+
+def written(page: str, mark: str, text: str) -> str:
+    """Return the page with a text in the fence below a mark."""
+    before, found, after = page.partition(f"<!-- {mark} -->\n```text\n")
+    if not found:
+        raise SystemExit(f"{PAGE} has no place for {mark}")
+    return before + found + text.rstrip() + after[after.index("\n```\n") :]
+
+
+def evaluate(data: Path, name: str, judges: list[str]) -> None:
+    """Write the tables of a target into the page."""
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     fit, heldout = halves(data / "targets" / f"{name}.jsonl.zst", folder)
-    keep = ["--keep", f"{ENOUGH}B", "-q", "-o"]
-    made = {
-        way: folder / f"{way}.jsonl.zst"
-        for way in ("random", "dsir_paper", "dsir_sum", "in_domain", "dsir", "contrast", "ncd", "zipfit_gzip", "zipfit")
-    }
-    pool = data / "pool"
-    dselect("select", pool, "--seed", 1, *keep, made["random"])
-    dselect("dsir", pool, "--target", fit, "--length", "sum", "--smoothing", 0, *keep, made["dsir_paper"])
-    dselect("dsir", pool, "--target", fit, "--length", "sum", *keep, made["dsir_sum"])
-    dselect("select", *in_domain(data, name), "--seed", 1, *keep, made["in_domain"])
-    dselect("dsir", pool, "--target", fit, *keep, made["dsir"])
-    dselect("contrast", pool, "--target", fit, *keep, made["contrast"])
-    few = ["--target-sample", 16]  # gzip is slow: with the default, 64, this page would take an hour
-    dselect("zipfit", pool, "--target", fit, "--score", "ncd", *few, *keep, made["ncd"])
-    dselect("zipfit", pool, "--target", fit, "--compressor", "gzip:6", *few, *keep, made["zipfit_gzip"])
-    dselect("zipfit", pool, "--target", fit, *keep, made["zipfit"])
-    compared = [*made.values(), "--target", heldout, "--budget", BUDGET, "--baseline", made["random"]]
-    return dselect("eval", *compared, "--within", "source", "-q", *judge)
+    made = select(data, name, fit)
+    reports: dict[str, list[Path]] = {}
+    for judge in judges:
+        with ThreadPoolExecutor(usable_cpus()) as workers:  # a process each
+            work = [workers.submit(judged, way, path, heldout, judge) for way, path in made.items()]
+        reports[judge] = [one.result() for one in work]
+        options = ["--target", heldout, "--budget", BUDGET, *JUDGES[judge], "--baseline", reports[judge][0], "-q"]
+        table = dselect("eval", *reports[judge], *options)
+        print(table, flush=True)
+        PAGE.write_text(written(PAGE.read_text("utf-8"), f"{name} {judge}", table), "utf-8")
+    if len(reports) == 2:
+        PAGE.write_text(written(PAGE.read_text("utf-8"), f"{name} agreement", agreement(reports)), "utf-8")
 
 
 def main() -> None:
-    """Write the tables of the targets into the page."""
-    data, judge = Path(sys.argv[1]), sys.argv[2:]
-    page = PAGE.read_text("utf-8")
+    """Evaluate on all targets with the judges that are asked for: ngram, transformer, or both where torch is there."""
+    data, asked = Path(sys.argv[1]), sys.argv[2]
+    both = importlib.util.find_spec("torch") is not None
+    judges = [asked] if asked != "both" else [judge for judge in JUDGES if judge == "ngram" or both]
     for name in TARGETS:
-        found = evaluate(data, name, judge)
-        print(found, flush=True)
-        before, mark, after = page.partition(f"<!-- {' '.join([name, *judge])} -->\n```text\n")
-        page = before + mark + found.rstrip() + after[after.index("\n```\n") :]
-        PAGE.write_text(page, "utf-8")
+        evaluate(data, name, judges)
 
 
 if __name__ == "__main__":

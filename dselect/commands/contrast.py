@@ -2,13 +2,15 @@
 # Moore and Lewis 2010, "Intelligent selection of language model training data" (ACL): the cross-entropy of a text under
 # a model of the pool minus that under a model of the target. MiniPLM (Gu et al. 2024) takes the same difference of two
 # neural models' losses: --plus and --minus, of fields that `loss` wrote.
-# Differs from the paper: byte n-grams instead of words; texts that are in the target, or in the sample of the pool that
-# was fitted, are scored by models that have not seen them; short texts are drawn towards the pool's mean.
+# Differs from the paper: byte n-grams instead of words; the model of the target has the pool's counts too; texts that
+# are in the target, or in the sample of the pool that was fitted, are scored by models that have not seen them; short
+# texts are drawn towards the pool's mean.
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +46,7 @@ from dselect.records.batch import Batch
 from dselect.records.writing import publish
 from dselect.sampling import sample_to_fit_on
 
+WEIGHT = 0.1  # of the target's bytes beside the pool's; 0.03 does about as well, 1 fails: docs/evaluation.md
 SHRINK = 100  # bytes of the pool's mean mixed into every text: a short one cannot win by luck
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -100,6 +103,25 @@ class Seen:
         return cls(model, hashes, times.astype(np.int64))
 
 
+def joined(target: Fitted, pool: Fitted) -> Fitted:
+    """Return a model of the pool's texts and the target's; the latter count so often that they make up a tenth of it.
+
+    With the pool's smoothing: after contexts that the target does not hold, it says what the model of the pool says.
+    """
+    from dselect.kernels import byte_ngrams
+
+    held_target, held_pool = (int(one.model.fitted[0].inner[0, 1]) for one in (target, pool))
+    ratio = WEIGHT * held_pool / max(held_target, 1)
+    of_target, of_pool = max(round(ratio), 1), max(round(1 / ratio), 1) if ratio else 1
+    starts = byte_ngrams.add(
+        byte_ngrams.times(pool.model.starts(), of_pool), byte_ngrams.times(target.model.starts(), of_target)
+    )
+    model = ByteLM(target.model.order).fit(starts, [], pool.model.fitted[1] * of_pool)
+    texts = Counter({key: of_target * count for key, count in target.texts.items()})
+    texts.update({key: of_pool * count for key, count in pool.texts.items()})
+    return Fitted(model, texts=texts)
+
+
 class Contrast:
     """Cross-entropy difference (Moore and Lewis 2010, section 2), per byte.
 
@@ -120,7 +142,7 @@ class Contrast:
 
     def fit(self, target: Fitted, pool: Fitted) -> Contrast:
         """Take a model of the target and one of the pool; the texts held out from the latter give the pool's mean."""
-        self.target_, self.pool_ = Seen.of(target), Seen.of(pool)
+        self.target_, self.pool_ = Seen.of(joined(target, pool)), Seen.of(pool)
         texts = pool.held_out
         if texts:
             digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)

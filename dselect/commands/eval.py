@@ -10,7 +10,8 @@ import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +24,7 @@ from dselect.console import Run, amount, size, table
 from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
 from dselect.models.byte_lm import HELD_OUT, ByteLM
-from dselect.models.transformer import train_and_test
+from dselect.models.transformer import device_here, train_and_test
 from dselect.options import Argument, Option, Order, RunOptions, Targets
 from dselect.pipeline import Columns, Fields, gather
 from dselect.pool import Counts, Pool
@@ -177,9 +178,7 @@ class Row:
     selection: str
     bits_per_byte: float
     by_seed: list[float]
-    difference: float | None  # to the baseline, negative is better
-    low: float | None
-    high: float | None
+    bits: list[list[float]]  # of each target document, by seed
     documents: int
     bytes: int
     median_bytes: float
@@ -187,6 +186,9 @@ class Row:
     target_overlap: float
     target_documents_found: int
     shares: dict[str, float]
+    difference: float | None = None  # to the baseline, negative is better
+    low: float | None = None
+    high: float | None = None
 
 
 def describe(selection: Selection, positions: Ints, texts: Sequence[bytes], targets: Sequence[bytes]) -> dict[str, Any]:
@@ -212,13 +214,12 @@ def describe(selection: Selection, positions: Ints, texts: Sequence[bytes], targ
     }
 
 
-def compare(
+def train(
     selections: Sequence[Selection],
     targets: Sequence[bytes],
     judge: Judge,
     budget: int,
     seeds: Sequence[int],
-    baseline: int | None,
     jobs: int,
 ) -> list[Row]:
     """Train one model a selection and seed, and return what each selection's cost the target."""
@@ -229,24 +230,58 @@ def compare(
         taught = [cut([found[at] for at in positions.tolist()], budget) for positions in drawn]
         lessons += [Lesson(texts, seed) for texts, seed in zip(taught, seeds, strict=True)]
         described.append(describe(selection, drawn[0], taught[0], targets))
-    sizes = np.fromiter(map(len, targets), np.int64, len(targets))
-    bits = np.array(list(ordered_map(judge, lessons, jobs))).reshape(len(selections), len(seeds), len(targets))
-    means = bits.mean(axis=1)
+    told = list(ordered_map(judge, lessons, jobs))
+    total = sum(map(len, targets))
     rows = []
     for number, selection in enumerate(selections):
-        difference = low = high = None
-        if baseline is not None and number != baseline:
-            apart = means[number] - means[baseline]
-            difference = float(apart.sum() / sizes.sum())
-            low, high = interval(apart, sizes, seeds[0])
-        by_seed = (bits[number].sum(axis=1) / sizes.sum()).tolist()
-        mean = float(means[number].sum() / sizes.sum())
-        rows.append(Row(selection.name, mean, by_seed, difference, low, high, **described[number]))
+        bits = np.stack(told[number * len(seeds) : (number + 1) * len(seeds)])
+        by_seed = (bits.sum(axis=1) / total).tolist()
+        mean = float(bits.mean(axis=0).sum() / total)
+        rows.append(Row(selection.name, mean, by_seed, bits.tolist(), **described[number]))
+    return rows
+
+
+def compared(rows: Sequence[Row], baseline: int, sizes: Ints, seed: int) -> list[Row]:
+    """Return the rows with their differences to one of them; sizes: int64 (n,), the bytes of the target documents."""
+    means = [np.mean(row.bits, axis=0) for row in rows]
+    found = []
+    for number, row in enumerate(rows):
+        if number == baseline:
+            found.append(replace(row, difference=None, low=None, high=None))
+            continue
+        apart = means[number] - means[baseline]
+        low, high = interval(apart, sizes, seed)
+        found.append(replace(row, difference=float(apart.sum() / sizes.sum()), low=low, high=high))
+    return found
+
+
+def read_report(path: str, settings: Mapping[str, Any]) -> list[Row]:
+    """Return the rows of a report that --json wrote; DselectError if it is none, or was made with other settings."""
+    try:
+        report = orjson.loads(Path(path).read_bytes())
+        made = {name: report[name] for name in settings}
+        rows = [Row(**entry) for entry in report["selections"]]
+        shapes = {np.asarray(row.bits, np.float64).shape for row in rows}
+    except FileNotFoundError as error:
+        raise DselectError("no such file", where=path) from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DselectError("not a report of dselect eval --json", where=path, way_out="make it again") from error
+    for name, value in settings.items():
+        if made[name] != value:
+            told = "on other target texts" if name == "texts" else f"with {name} {made[name]}, not {value}"
+            raise DselectError(f"this report was made {told}", where=path, way_out="the same options for all")
+    if shapes != {(len(made["seeds"]), len(made["texts"]))}:
+        raise DselectError("not a sound report: its losses", where=path, way_out="make it again")
     return rows
 
 
 def command(
-    paths: Annotated[list[str], Argument(metavar="SELECTION...", help="Selections to compare: files or folders.")],
+    paths: Annotated[
+        list[str],
+        Argument(
+            metavar="SELECTION...", help="Selections to compare: files or folders; or the --json reports of others."
+        ),
+    ],
     run: RunOptions,
     target: Targets = None,
     budget: Annotated[
@@ -264,7 +299,7 @@ def command(
         Literal["ngram", "transformer"],
         Option(help="What is trained: byte n-grams (seconds), or a small transformer (minutes; extra neural)."),
     ] = "ngram",
-    steps: Annotated[int, Option(help="Of --lm transformer: training steps of 4,096 bytes.", min=1)] = 2000,
+    steps: Annotated[int, Option(help="Of --lm transformer: of 512 bytes each; with CUDA, 4,096.", min=1)] = 2000,
     order: Order = 6,
     within: Annotated[str | None, Option(metavar="FIELD", help="Tell the shares of the domains it names.")] = None,
     text: Annotated[str, Option(metavar="FIELD", help="The field that holds the text; dots reach inside.")] = "text",
@@ -284,17 +319,28 @@ def command(
     """
     if not target:
         raise UsageError("eval needs text to test on", way_out="--target FILE, not the text that was selected by")
-    at = _place(baseline, paths)
+    reports = [path for path in paths if path.endswith(".json")]
+    taught = [path for path in paths if path not in reports]
     with Run("eval", run) as talk:
-        selections = [_open(name, path, text, within, run) for name, path in zip(_names(paths), paths, strict=True)]
+        selections = {
+            path: _open(name, path, text, within, run) for name, path in zip(_names(taught), taught, strict=True)
+        }
         targets = [one for name in target for one in _texts(Pool(discover([name]), text_field=text)) if one]
         if not targets:
             raise DselectError("the target has no text", where=target[0])
-        spent = _budget(budget, selections, allow_short)
+        spent = _budget(budget, list(selections.values()), allow_short, reports)
+        size_of_lm = {"order": order} if lm == "ngram" else {"steps": steps, "device": device_here()}
         numbers = [run.seed + number for number in range(seeds)]
+        settings = {"budget": spent, "lm": lm, **size_of_lm, "seeds": numbers, "texts": [_hash(one) for one in targets]}
+        told = {path: read_report(path, settings) for path in reports}
+        at = _place(baseline, paths, told)
         judge: Judge = NgramJudge(targets, order) if lm == "ngram" else TransformerJudge(targets, steps)
         jobs = run.jobs if lm == "ngram" else 1  # torch has threads of its own
-        rows = compare(selections, targets, judge, spent, numbers, at, jobs)
+        trained = train(list(selections.values()), targets, judge, spent, numbers, jobs)
+        told |= {path: [row] for path, row in zip(selections, trained, strict=True)}
+        rows = [row for path in paths for row in told[path]]
+        if at is not None:
+            rows = compared(rows, at, np.fromiter(map(len, targets), np.int64, len(targets)), run.seed)
     print(_table(rows, spent))
     for row in rows:
         if row.target_overlap > LEAK:
@@ -303,24 +349,30 @@ def command(
                 f"{row.target_documents_found} of {len(targets)} documents, are in what was trained on",
                 file=sys.stderr,
             )
-    size_of_lm = {"order": order} if lm == "ngram" else {"steps": steps}
-    settings = {"budget": spent, "lm": lm, **size_of_lm, "seeds": numbers, "target": target, "baseline": baseline}
     if json_file:
-        report = {**settings, "target_documents": len(targets), "selections": [vars(row) for row in rows]}
+        names = {"target": target, "baseline": baseline, "target_documents": len(targets)}
+        report = {**settings, **names, "selections": [vars(row) for row in rows]}
         publish(json_file, json.dumps(report, indent=2).encode() + b"\n")
     if csv_file:
         publish(csv_file, _csv(rows))
-    counts = Counts(sum(s.pool.counts.documents for s in selections), sum(s.pool.counts.bytes for s in selections))
+    read = [selection.pool.counts for selection in selections.values()]
+    counts = Counts(sum(one.documents for one in read), sum(one.bytes for one in read))
     talk.report(counts, budget=spent)
 
 
-def _place(baseline: str | None, paths: Sequence[str]) -> int | None:
+def _place(baseline: str | None, paths: Sequence[str], reports: Mapping[str, Sequence[Row]]) -> int | None:
+    """Return which row of the table the baseline is: an argument that gives one row."""
     if baseline is None:
         return None
-    places = [number for number, path in enumerate(paths) if Path(path).resolve() == Path(baseline).resolve()]
-    if not places:
-        raise UsageError(f"the baseline {baseline} is none of the selections", way_out="name it among them too")
-    return places[0]
+    first = 0
+    for path in paths:
+        rows = len(reports.get(path, "1"))
+        if Path(path).resolve() == Path(baseline).resolve():
+            if rows != 1:
+                raise UsageError(f"the baseline {baseline} holds {rows} selections", way_out="one a report")
+            return first
+        first += rows
+    raise UsageError(f"the baseline {baseline} is none of the selections", way_out="name it among them too")
 
 
 def _names(paths: Sequence[str]) -> list[str]:
@@ -344,16 +396,24 @@ def _all(batch: Batch) -> list[str]:
     return batch.texts
 
 
-def _budget(asked: str | None, selections: Sequence[Selection], allow_short: bool) -> int:
+def _hash(text: bytes) -> str:
+    return blake2b(text, digest_size=8).hexdigest()
+
+
+def _budget(asked: str | None, selections: Sequence[Selection], allow_short: bool, reports: Sequence[str]) -> int:
     """Return the bytes to train on; DselectError where a selection holds fewer."""
-    smallest = min(selections, key=lambda selection: selection.held)
+    if asked is None and reports:
+        raise UsageError("reports need the budget that they were made with", way_out="--budget 2MB")
     if asked is None:
-        spent = smallest.held
+        spent = min(selection.held for selection in selections)
     else:
         budget = Budget.parse(asked)
         if budget.unit != "bytes" or budget.amount is None:
             raise UsageError(f"--budget {asked} is no amount of bytes", way_out="--budget 2MB")
         spent = budget.amount
+    if not selections:
+        return spent
+    smallest = min(selections, key=lambda selection: selection.held)
     if smallest.held < spent and not allow_short:
         raise DselectError(
             f"the selection holds {amount(smallest.held, 'bytes')}, less than the budget of {amount(spent, 'bytes')}",
@@ -381,7 +441,7 @@ def _table(rows: Sequence[Row], budget: int) -> str:
 
 
 def _csv(rows: Sequence[Row]) -> bytes:
-    names = [name for name in vars(rows[0]) if name not in ("by_seed", "shares")]
+    names = [name for name in vars(rows[0]) if name not in ("by_seed", "bits", "shares")]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)

@@ -55,6 +55,7 @@ _OUT_KEYS, _OUT_INTS = types.uint64[::1], types.int64[::1]
 _WIDTHS = (types.uint32, types.uint64)
 _SEARCH = types.int64(_BYTES, types.int64, types.int64, types.uint8)
 _HEADS = [types.void(_BYTES, _array(width, 2), types.int64, width[::1]) for width in _WIDTHS]
+_ROWS = [types.void(_BYTES, _array(width), _array(width, 2), width[:, ::1]) for width in _WIDTHS]
 _BITS = [
     types.void(_BYTES, _INTS, _BYTES, _array(width), _array(width, 2), _array(width), _FLOATS, types.float64[::1])
     for width in _WIDTHS
@@ -161,22 +162,35 @@ def _heads(labels: Any, inner: Any, order: Any, heads: Any) -> None:
                 heads[np.int64(labels[one]) << 8 | np.int64(labels[two])] = two
 
 
+@njit(_ROWS, cache=True, nogil=True)
+def _rows(labels: Any, counts: Any, inner: Any, rows: Any) -> None:
+    """Fill in what `_bits` asks of a node that may have children."""
+    for node in range(len(inner)):
+        begin = np.int64(inner[node, 0])
+        rows[node, 0], rows[node, 1] = inner[node, 0], inner[node, 1]
+        if node < len(inner) - 1:
+            rows[node, 2] = counts[node]
+            if begin < np.int64(inner[node + 1, 0]):
+                rows[node, 3] = labels[begin]
+
+
 @njit(_BITS, cache=True, nogil=True)
 def _bits(  # noqa: PLR0915  one loop: calls would cost more than they hide
-    data: Any, ends: Any, labels: Any, counts: Any, inner: Any, heads: Any, mu: Any, bits: Any
+    data: Any, ends: Any, labels: Any, counts: Any, rows: Any, heads: Any, mu: Any, bits: Any
 ) -> None:
     """Per text: -log2 of its probability.
 
     The probabilities are multiplied as long as float64 holds the product: one logarithm does for many bytes. What the
     next byte will ask of a node is read as soon as the node is known: the processor waits for memory once, not once an
-    order. Indices are unsigned, which spares the check for negative ones.
+    order; and it lies in one row, so that is one line of the cache. Indices are unsigned, which spares the check for
+    negative ones.
     """
     order = len(mu)
     one = np.uint64(1)
     # of the node of the last 0, 1, … bytes: where its children begin and end, their sum, the first one's label
     begins, stops = np.zeros(order + 1, np.uint64), np.zeros(order + 1, np.uint64)
     sums, firsts = np.zeros(order + 1), np.zeros(order + 1, np.uint8)
-    begins[0], stops[0], sums[0] = inner[0, 0], inner[1, 0], inner[0, 1]
+    begins[0], stops[0], sums[0] = rows[0, 0], rows[1, 0], rows[0, 1]
     start = 0
     for document in range(len(ends)):
         known = 0  # how many of the last bytes have a node
@@ -206,15 +220,14 @@ def _bits(  # noqa: PLR0915  one loop: calls would cost more than they hide
                         child = begin if labels[begin] == byte else child
                 if child == 0:
                     break  # what the shorter context never saw, the longer one did not see either
-                p = (np.float64(counts[child]) + mu[k] * p) * (1 / (context + mu[k]))
+                here = rows[child, 2] if k + 1 < order else counts[child]
+                p = (np.float64(here) + mu[k] * p) * (1 / (context + mu[k]))
                 k += 1
                 known = k
                 begin, stop, context, first = begins[k], stops[k], sums[k], firsts[k]
                 if k < order:
-                    begins[k], stops[k] = inner[child, 0], inner[child + one, 0]
-                    sums[k] = inner[child, 1]
-                    if begins[k] < stops[k]:
-                        firsts[k] = labels[begins[k]]
+                    begins[k], stops[k] = rows[child, 0], rows[child + one, 0]
+                    sums[k], firsts[k] = rows[child, 1], np.uint8(rows[child, 3])
             while k <= reach:
                 p = mu[k] * p * (1 / (context + mu[k]))
                 k += 1
@@ -331,6 +344,11 @@ def add(starts: Starts, more: Starts) -> Starts:
     return [_added(*pair) for pair in zip(starts, more, strict=True)]
 
 
+def times(starts: Starts, factor: int) -> Starts:
+    """Return the counts of texts that occur so many times as often."""
+    return [(keys, counts * factor) for keys, counts in starts]
+
+
 def pruned(starts: Starts, most: int) -> Starts:
     """Return the counts without the n-grams that occur at most so often, of two bytes and more.
 
@@ -392,22 +410,35 @@ def starts_of(found: Trie, order: int) -> Starts:
     return starts
 
 
-def heads(found: Trie, order: int) -> np.ndarray[Any, Any]:
-    """Return the nodes of two bytes and of one, by their value, for `bits`: they are looked up most."""
-    result = np.zeros(65536 + 256, found.counts.dtype)
-    _heads(found.labels, found.inner, order, result)
-    return result
+class LookUp(NamedTuple):
+    """What `bits` reads beside the trie; of its type.
+
+    rows: (nodes that may have children + 1, 4): where a node's children begin, the sum of their counts, its own count,
+    and the label of its first child. heads: (65 536 + 256,), the nodes of two bytes and of one, by their value: they
+    are looked up most.
+    """
+
+    rows: np.ndarray[Any, Any]
+    heads: np.ndarray[Any, Any]
 
 
-def bits(texts: Sequence[bytes], found: Trie, first: np.ndarray[Any, Any], mu: Floats) -> Floats:
+def look_up(found: Trie, order: int) -> LookUp:
+    """Prepare a trie for `bits`: 16 bytes a node that may have children, 32 where counts are wide."""
+    rows, heads = np.zeros((len(found.inner), 4), found.counts.dtype), np.zeros(65536 + 256, found.counts.dtype)
+    _rows(*found, rows)
+    _heads(found.labels, found.inner, order, heads)
+    return LookUp(rows, heads)
+
+
+def bits(texts: Sequence[bytes], found: Trie, by: LookUp, mu: Floats) -> Floats:
     """Return -log2 of the probability of every text: float64 (n,), in bits.
 
-    first: what `heads` returned. mu: float64 (order,), the weight of the shorter context beside the counts of the
+    by: what `look_up` returned. mu: float64 (order,), the weight of the shorter context beside the counts of the
     longer one.
     """
     data, ends = joined(texts)
     result = np.zeros(len(ends))
-    _bits(data, ends, *found, first, mu, result)
+    _bits(data, ends, found.labels, found.counts, *by, mu, result)
     return result
 
 

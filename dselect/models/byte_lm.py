@@ -21,7 +21,7 @@ from dselect.errors import DselectError, NotFitted
 from dselect.models import tables
 
 if TYPE_CHECKING:
-    from dselect.kernels.byte_ngrams import Starts, Trie
+    from dselect.kernels.byte_ngrams import LookUp, Starts, Trie
 
 HELD_OUT = 1 << 17  # bytes of text that the μ are fitted on
 UNIFORM = 8.0  # bits per byte of a byte that could be any: what the empty text is said to cost
@@ -39,7 +39,7 @@ class ByteLM:
         self.order = order
         self.mu_: Floats | None = None
         self.trie_: Trie | None = None
-        self._heads: np.ndarray[Any, Any] | None = None
+        self._look_up: LookUp | None = None
         self.file_: tuple[str, str, str] | None = None  # where it was loaded from: workers map it too
         self.stamp_: tuple[int, ...] = ()
 
@@ -67,9 +67,9 @@ class ByteLM:
         from dselect.kernels import byte_ngrams
 
         trie, mu = self.fitted
-        if self._heads is None:
-            self._heads = byte_ngrams.heads(trie, self.order)
-        return byte_ngrams.bits(texts, trie, self._heads, mu)
+        if self._look_up is None:
+            self._look_up = byte_ngrams.look_up(trie, self.order)
+        return byte_ngrams.bits(texts, trie, self._look_up, mu)
 
     def bits_without(self, text: bytes, times: int = 1) -> float:
         """Return -log2 of the probability of a text by the counts of the other texts only; it was counted `times`."""
@@ -142,7 +142,7 @@ class ByteLM:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what the receiver finds in the file."""
-        dropped = {"_heads": None, **({"trie_": None, "mu_": None} if self.file_ else {})}
+        dropped = {"_look_up": None, **({"trie_": None, "mu_": None} if self.file_ else {})}
         return {**self.__dict__, **dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -199,10 +199,23 @@ def bench(options: argparse.Namespace, paths: list[Path], target: Path, folder: 
     memory = larger["score"].memory / max(found["score 2"].memory, 1)
     row("dsir --model, a pool twice as large", larger["score"], text_bytes(twice), memory, "memory of the smaller")
 
+    language_model(options, small, folder, row)
     if options.official:
         beside_official(options, small, target, folder, row)
         beside_zipfit(options, small, target, folder, row)
     return rows
+
+
+def language_model(options: argparse.Namespace, pool: list[str], folder: Path, row: Callable[..., None]) -> None:
+    """Measure a fit of order 6 to some 10 MB of the pool, and the scoring of other 10 MB, one process each."""
+    for name, seed in (("fit", "1"), ("new", "2")):
+        draw = [*DSELECT, "select", *pool, "--keep", "10MB", "--seed", seed, "-q", "-o", f"{name}.jsonl.zst"]
+        subprocess.run(draw, cwd=folder, check=True)
+    fit = [*DSELECT, "lm", "fit.jsonl.zst", "--order", "6", "-o", "fit.lm", "-j", "1", "-q", "--force"]
+    loss = [*DSELECT, "loss", "new.jsonl.zst", "--model", "fit.lm", "-o", "loss.jsonl", "-j", "1", "-q", "--force"]
+    found = in_turn({"lm": fit, "loss": loss}, options.repeat, folder)
+    row("lm, order 6, the whole run, 1 job", found["lm"], text_bytes([str(folder / "fit.jsonl.zst")]))
+    row("loss, model of 10 MB, the whole run, 1 job", found["loss"], text_bytes([str(folder / "new.jsonl.zst")]))
 
 
 def beside_official(
