@@ -28,6 +28,7 @@ from dselect.records.reading import chunks, discover
 
 HERE = Path(__file__).parent
 DSELECT = [sys.executable, "-m", "dselect"]
+KERNELS = [sys.executable, str(HERE / "kernels.py")]
 FLOOR = [sys.executable, str(HERE / "floor.py")]
 
 
@@ -37,7 +38,7 @@ class Measured:
 
     seconds: list[float] = field(default_factory=list)
     memory: int = 0  # bytes, proportional set size of all its processes, the largest seen
-    said: str = ""
+    said: list[str] = field(default_factory=list)  # what each run printed
 
     @property
     def median(self) -> float:
@@ -75,7 +76,7 @@ def measure(command: list[str], into: Measured, folder: Path) -> None:
     done.set()
     watcher.join()
     into.seconds.append(time.perf_counter() - began)
-    into.said = out
+    into.said.append(out)
     if process.returncode:
         sys.exit(f"{' '.join(command)}\n{error}")
 
@@ -201,7 +202,7 @@ def bench(options: argparse.Namespace, paths: list[Path], target: Path, folder: 
 
     language_model(options, small, folder, row)
     if options.official:
-        beside_official(options, small, target, folder, row)
+        beside_official(options, small, large, target, folder, row)
         beside_zipfit(options, small, target, folder, row)
     return rows
 
@@ -216,32 +217,53 @@ def language_model(options: argparse.Namespace, pool: list[str], folder: Path, r
     found = in_turn({"lm": fit, "loss": loss}, options.repeat, folder)
     row("lm, order 6, the whole run, 1 job", found["lm"], text_bytes([str(folder / "fit.jsonl.zst")]))
     row("loss, model of 10 MB, the whole run, 1 job", found["loss"], text_bytes([str(folder / "new.jsonl.zst")]))
+    commands = {"loss": [*KERNELS, "loss", "fit.lm", "new.jsonl.zst"]}
+    kenlm = options.official and not subprocess.run([options.official, "-c", "import kenlm"], check=False).returncode
+    if kenlm:
+        texts = [plain([str(folder / f"{name}.jsonl.zst")], folder / f"{name}.jsonl") for name in ("fit", "new")]
+        commands["kenlm"] = [options.official, str(HERE / "official_kenlm.py"), *texts, "fit.arpa"]
+    speeds = scoring_alone(commands, options.repeat, folder)
+    row("loss, scoring alone, CPU time", *speeds["loss"])
+    if kenlm:
+        ours, theirs = (speeds[name][1] / speeds[name][0].median for name in ("loss", "kenlm"))
+        row("KenLM, the same n-grams, bytes as words", *speeds["kenlm"], theirs / ours, "loss, scoring alone")
+
+
+def scoring_alone(commands: dict[str, list[str]], repeat: int, folder: Path) -> dict[str, tuple[Measured, int]]:
+    """Run commands that print bytes and seconds of CPU; return these seconds, and the bytes."""
+    found = {}
+    for name, runs in in_turn(commands, repeat, folder).items():
+        amount, seconds = zip(*(map(float, said.split()) for said in runs.said), strict=True)
+        found[name] = (Measured(list(seconds), runs.memory), int(amount[0]))
+    return found
 
 
 def beside_official(
-    options: argparse.Namespace, pool: list[str], target: Path, folder: Path, row: Callable[..., None]
+    options: argparse.Namespace, pool: list[str], large: list[str], target: Path, folder: Path, row: Callable[..., None]
 ) -> None:
-    """Measure the official package on a part of the pool, and dselect on all of it, one process each."""
+    """Measure the official package on a part of the pool, and dselect on the large one, one process each."""
     few = sample(pool, folder / "few.jsonl", 8e6)
-    amount, size = text_bytes([few]), text_bytes(pool)
+    amount, size = text_bytes([few]), text_bytes(large)
     plain_target = plain([str(target)], folder / "target.jsonl")
     official, whole, alone = Measured(), Measured(), Measured()
     fitting, scoring = [], []
-    run = [*DSELECT, "dsir", "-q", "--force", "-j", "1", "-o", "out.jsonl", *pool]
+    run = [*DSELECT, "dsir", "-q", "--force", "-j", "1", "-o", "out.jsonl", "large"]
     for _ in range(options.repeat):
         shutil.rmtree(folder / "cache", ignore_errors=True)
         script = str(HERE / "official_dsir.py")
         measure([options.official, script, few, plain_target, "cache", "1"], official, folder)
-        fit, weigh = map(float, official.said.split())
+        fit, weigh = map(float, official.said[-1].split())
         fitting.append(fit)
         scoring.append(weigh)
         measure([*run, "-t", str(target)], whole, folder)
         measure([*run, "--model", "model"], alone, folder)
+    kernel, scored = scoring_alone({"": [*KERNELS, "dsir", "model", *pool]}, options.repeat, folder)[""]
     row("official DSIR, whole run, 1 process", official, amount)
     theirs = amount / statistics.median(scoring)
-    row("dsir --model, 1 job", alone, size, size / alone.median / theirs, "official scoring, by MB/s")
+    row("dsir --model, the whole run, 1 job", alone, size, size / alone.median / theirs, "official scoring, by MB/s")
+    row("dsir, scoring alone, CPU time", kernel, scored, scored / kernel.median / theirs, "official scoring, by MB/s")
     theirs = amount / (statistics.median(fitting) + statistics.median(scoring))
-    row("dsir, whole run, 1 job", whole, size, size / whole.median / theirs, "official whole run, by MB/s")
+    row("dsir, fit on all and score, 1 job", whole, size, size / whole.median / theirs, "official whole run, by MB/s")
 
 
 def beside_zipfit(
@@ -263,7 +285,7 @@ def beside_zipfit(
         commands[name] = [*run, f"{name}.zipfit"]
     found, amount = in_turn(commands, options.repeat, folder), text_bytes([few])
     official = found.pop("official")
-    theirs = float(official.said.rsplit(maxsplit=1)[-1])
+    theirs = statistics.median(float(said.rsplit(maxsplit=1)[-1]) for said in official.said)
     row("official ZIP-FIT at gzip 6, 1 process", official, amount)
     for name, ours in found.items():
         row(f"zipfit --model, {name}, 1 job", ours, amount, theirs / ours.median, "official ranking")
