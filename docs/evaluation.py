@@ -53,7 +53,7 @@ MORE = {
 }
 JUDGES: dict[str, list[object]] = {
     "ngram": [],
-    "transformer": ["--lm", "transformer", "--steps", 1000, "--seeds", 1],
+    "transformer": ["--lm", "transformer", "--size", "tiny", "--steps", 1000, "--seeds", 1],
 }
 
 

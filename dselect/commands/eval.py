@@ -24,7 +24,7 @@ from dselect.console import Run, amount, size, table
 from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
 from dselect.models.byte_lm import HELD_OUT, ByteLM
-from dselect.models.transformer import device_here, train_and_test
+from dselect.models.transformer import Size, device_here, train_and_test
 from dselect.options import Argument, Option, Order, RunOptions, Targets
 from dselect.pipeline import Columns, Fields, gather
 from dselect.pool import Counts, Pool
@@ -120,10 +120,11 @@ class TransformerJudge:
 
     targets: Sequence[bytes]
     steps: int
+    size: Size
 
     def __call__(self, lesson: Lesson) -> Floats:
         """Return -log2 of the probability of every target: float64 (n,), in bits."""
-        return train_and_test(lesson.texts, self.targets, self.steps, lesson.seed)
+        return train_and_test(lesson.texts, self.targets, self.steps, lesson.seed, self.size)
 
 
 def interval(differences: Floats, sizes: Ints, seed: int) -> tuple[float, float]:
@@ -299,7 +300,13 @@ def command(
         Literal["ngram", "transformer"],
         Option(help="What is trained: byte n-grams (seconds), or a small transformer (minutes; extra neural)."),
     ] = "ngram",
-    steps: Annotated[int, Option(help="Of --lm transformer: of 512 bytes each; with CUDA, 4,096.", min=1)] = 2000,
+    lm_size: Annotated[
+        Size | None,
+        Option(
+            "--size", help="Of the transformer: 0.13, 0.9 or 26 million parameters. [default: small; base with CUDA]"
+        ),
+    ] = None,
+    steps: Annotated[int, Option(help="Of the transformer: of 4,096 bytes each; of tiny, 512.", min=1)] = 2000,
     order: Order = 6,
     within: Annotated[str | None, Option(metavar="FIELD", help="Tell the shares of the domains it names.")] = None,
     text: Annotated[str, Option(metavar="FIELD", help="The field that holds the text; dots reach inside.")] = "text",
@@ -329,12 +336,16 @@ def command(
         if not targets:
             raise DselectError("the target has no text", where=target[0])
         spent = _budget(budget, list(selections.values()), allow_short, reports)
-        size_of_lm = {"order": order} if lm == "ngram" else {"steps": steps, "device": device_here()}
+        if lm == "ngram":
+            shape: dict[str, Any] = {"order": order}
+        else:
+            device = device_here()
+            shape = {"steps": steps, "device": device, "size": lm_size or ("base" if device == "cuda" else "small")}
         numbers = [run.seed + number for number in range(seeds)]
-        settings = {"budget": spent, "lm": lm, **size_of_lm, "seeds": numbers, "texts": [_hash(one) for one in targets]}
+        settings = {"budget": spent, "lm": lm, **shape, "seeds": numbers, "texts": [_hash(one) for one in targets]}
         told = {path: read_report(path, settings) for path in reports}
         at = _place(baseline, paths, told)
-        judge: Judge = NgramJudge(targets, order) if lm == "ngram" else TransformerJudge(targets, steps)
+        judge: Judge = NgramJudge(targets, order) if lm == "ngram" else TransformerJudge(targets, steps, shape["size"])
         jobs = run.jobs if lm == "ngram" else 1  # torch has threads of its own
         trained = train(list(selections.values()), targets, judge, spent, numbers, jobs)
         told |= {path: [row] for path, row in zip(selections, trained, strict=True)}

@@ -178,10 +178,11 @@ def test_mistakes_are_one_line(arguments, status, said, selections, dselect):
 
 def test_a_small_transformer_judges_too(selections, dselect):
     pytest.importorskip("torch")
-    options = ["--target", "heldout.jsonl", "--lm", "transformer", "--steps", 2, "--seeds", 2, "--json", "r.json"]
+    options = ["--target", "heldout.jsonl", "--lm", "transformer", "--size", "tiny"]
+    options += ["--steps", 2, "--seeds", 2, "--json", "r.json"]
     first = dselect("eval", "law.jsonl.zst", "cooking.jsonl.zst", *options)
     found = json.loads((selections / "r.json").read_text("utf-8"))
-    assert (found["lm"], found["steps"]) == ("transformer", 2)
+    assert (found["lm"], found["steps"], found["size"]) == ("transformer", 2, "tiny")
     assert len(set(found["selections"][0]["by_seed"])) == 2
     assert first.stdout == dselect("eval", "law.jsonl.zst", "cooking.jsonl.zst", *options).stdout
 
@@ -190,9 +191,12 @@ def test_a_transformer_learns_what_it_is_shown():
     pytest.importorskip("torch")
     targets = [record["text"].encode() for record in make_target(4)]
     kinds = {kind: [r["text"].encode() for r in make_pool(90) if r["source"] == kind] for kind in ("cooking", "law")}
-    bits = {kind: train_and_test(texts, targets, 60, 0).sum() / sum(map(len, targets)) for kind, texts in kinds.items()}
+    bits = {
+        kind: train_and_test(texts, targets, 60, 0, "tiny").sum() / sum(map(len, targets))
+        for kind, texts in kinds.items()
+    }
     assert bits["cooking"] < min(bits["law"], 6)
-    untrained = train_and_test(kinds["law"], [*targets, b""], 0, 0)
+    untrained = train_and_test(kinds["law"], [*targets, b""], 0, 0, "tiny")
     assert untrained[:4] / [len(text) for text in targets] == pytest.approx(np.full(4, np.log2(257)), abs=0.3)
     assert untrained[4] == 0
 
