@@ -1,6 +1,6 @@
 """A small decoder-only transformer over bytes, trained from nothing: extra `neural`.
 
-Pre-norm blocks (GPT-2's), learned positions, tied embeddings. Token 256 begins a text. Three sizes: `tiny` (0.13 million
+Pre-norm blocks (GPT-2's), learned positions, tied embeddings. Token 256 begins a text. Sizes: `tiny` (0.13 million
 parameters and small steps: of six shapes tried for 50 seconds of one core it came to the lowest loss), `small` (0.9
 million) and `base` (26 million).
 """
