@@ -60,15 +60,21 @@ class CausalLM:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
+        what = "no tokenizer that transformers can read"
         try:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+            what = "not a causal model of transformers"
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 path, use_safetensors=True, dtype=getattr(torch, self.settings.dtype)
             )
             self._model = model.to(device).eval()
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise DselectError(f"not a causal model of transformers: {reason}", where=f"hf:{path}") from error
+            reason = " ".join(str(error).split())
+            raise DselectError(
+                f"{what}: {reason[:160]}",
+                where=f"hf:{path}",
+                way_out="a folder with config.json, model.safetensors and tokenizer.json, or a name on the hub",
+            ) from error
         self._device = device
         longest = self.settings.window or getattr(model.config, "max_position_embeddings", None) or 2048
         self.window = int(longest)

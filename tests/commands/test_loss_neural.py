@@ -149,3 +149,12 @@ def test_what_is_no_model_is_said_in_one_line(dselect, tmp_path):
     failed = dselect("loss", "--model", "s=hf:./model", stdin=b'{"text":"a"}', status=1)
     assert failed.stderr.count("\n") == 1
     assert "hf:./model" in failed.stderr
+
+
+def test_a_model_without_its_tokenizer_is_said_to_lack_it(stories, dselect, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "bare" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "bare" / name).write_bytes((stories / name).read_bytes())
+    failed = dselect("loss", "--model", "s=hf:bare", stdin=b'{"text":"a"}\n', status=1).stderr
+    assert failed.startswith("dselect: hf:bare: no tokenizer that transformers can read")
+    assert failed.count("\n") == 1
