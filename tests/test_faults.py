@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from dselect.errors import DselectError
+from dselect.records.reading import chunks, discover
 from tests.conftest import DSELECT, children, lines, make_pool, make_target, read_bytes, read_records, write_records
 
 
@@ -69,17 +71,18 @@ def test_a_tolerance_is_a_number_or_a_share_of_lines(tolerance, status, dselect,
 
 
 @pytest.mark.parametrize("compress", [zstandard.compress, gzip.compress], ids=["zst", "gz"])
-def test_a_stream_cut_at_any_twentieth_stops_the_run(compress, dselect, target, tmp_path):
+def test_a_stream_cut_at_any_hundredth_stops_the_run(compress, dselect, target, tmp_path):
     whole = compress(lines(make_pool(500)))
-    suffix = "zst" if compress is zstandard.compress else "gz"
+    cut = tmp_path / ("cut.jsonl.zst" if compress is zstandard.compress else "cut.jsonl.gz")
     dselect("dsir", target, "--target", target, "--save", "model")
-    for twentieth in range(20):
-        (tmp_path / f"cut.jsonl.{suffix}").write_bytes(whole[: len(whole) * twentieth // 20])
-        failed = dselect(
-            "dsir", f"cut.jsonl.{suffix}", "--model", "model", "-o", "out.jsonl", "--bad-lines", "skip", status=1
-        )
-        assert "truncated" in failed.stderr
-        assert not (tmp_path / "out.jsonl").exists()
+    for hundredth in range(100):
+        cut.write_bytes(whole[: len(whole) * hundredth // 100])
+        with pytest.raises(DselectError, match="truncated"):
+            list(chunks(discover([str(cut)])[0]))
+        if hundredth in (0, 1, 37, 99):  # as a user sees it
+            failed = dselect("dsir", cut, "--model", "model", "-o", "out.jsonl", "--bad-lines", "skip", status=1)
+            assert "truncated" in failed.stderr
+            assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_failed_command_poisons_its_pipe_and_the_next_one_refuses_it(dselect, target, tmp_path):

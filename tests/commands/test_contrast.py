@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dselect.commands.contrast import SHRINK, WEIGHT, Contrast
+from dselect.errors import DselectError
 from dselect.models.byte_lm import ByteLM
 from tests.commands.test_lm import Oracle
 from tests.conftest import LAW, lines, make_pool, make_target, read_records, write_records
@@ -141,9 +142,12 @@ def test_a_model_from_a_stranger_is_checked(dselect, pool, target, tmp_path):
     }
     for what, data in strangers.items():
         (tmp_path / "bad").write_bytes(data)
-        failed = dselect("contrast", pool, "--model", "bad", status=1)
-        assert failed.stderr.startswith("dselect: bad: "), what
-        assert failed.stderr.count("\n") == 1, what
+        with pytest.raises(DselectError) as refused:
+            Contrast.load(str(tmp_path / "bad"))
+        assert refused.value.where == str(tmp_path / "bad"), what
+    failed = dselect("contrast", pool, "--model", "bad", status=1)
+    assert failed.stderr.startswith("dselect: bad: ")
+    assert failed.stderr.count("\n") == 1
     (tmp_path / "bad").write_bytes(file())
     dselect("contrast", pool, "--model", "bad", "-j", 2)
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dselect.errors import DselectError
 from dselect.kernels import byte_ngrams
 from dselect.models.byte_lm import ByteLM, Tally
 from tests.conftest import lines, make_pool, make_target, write_records
@@ -262,9 +263,13 @@ def test_a_model_from_a_stranger_is_checked(dselect, pool, tmp_path):
     }
     for what, data in strangers.items():
         (tmp_path / "bad").write_bytes(data)
-        failed = dselect("loss", pool, "--model", "bad", status=1)
-        assert failed.stderr.startswith("dselect: bad: "), what
-        assert failed.stderr.count("\n") == 1, what
+        with pytest.raises(DselectError) as refused:
+            ByteLM.load(str(tmp_path / "bad"))
+        assert refused.value.where == str(tmp_path / "bad"), what
+        if what in ("a pickle", "children outside"):  # as a user sees it
+            failed = dselect("loss", pool, "--model", "bad", status=1)
+            assert failed.stderr.startswith("dselect: bad: "), what
+            assert failed.stderr.count("\n") == 1, what
     (tmp_path / "bad").write_bytes(file())
     dselect("loss", pool, "--model", "bad")
     assert not (tmp_path / "owned").exists()
