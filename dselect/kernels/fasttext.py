@@ -58,7 +58,7 @@ def _signed(h: Any) -> Any:
 
 @njit(types.boolean(types.uint8), cache=True, nogil=True, inline="always")
 def _blank(byte: Any) -> Any:
-    return byte <= 32 and (byte == 32 or byte == 0 or 9 <= byte <= 13)
+    return byte <= 32 and (byte in {32, 0} or 9 <= byte <= 13)
 
 
 @njit(types.int64(BYTES, types.int64, types.int64, types.uint64, _U64, BYTES, _U64), cache=True, nogil=True)
@@ -277,7 +277,6 @@ def _sum(
                 begun[held - 1] = word
         features[document] = found
         start = stop
-
 
 
 @njit(types.void(types.float64[:, ::1], types.int64[::1], types.int64, types.float64[::1]), cache=True, nogil=True)

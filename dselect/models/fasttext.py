@@ -133,10 +133,10 @@ def _layout(reader: _Reader) -> Layout:
     entries, words, labels, _, kept = reader.take("3i2q", "its dictionary")
     room = len(reader.data) - reader.at
     reader.require(
-        0 <= words and 0 < labels and entries == words + labels and entries * 10 <= room,
+        words >= 0 and labels > 0 and entries == words + labels and entries * 10 <= room,
         f"its dictionary claims {entries} entries, {words} words and {labels} labels",
     )
-    reader.require(-1 <= kept and kept * 8 <= room, f"it claims {kept} features that were kept")
+    reader.require(kept >= -1 and kept * 8 <= room, f"it claims {kept} features that were kept")
     letters, ends, names = _dictionary(reader, entries, words, loss)
     pruned = _pruned(reader, kept, buckets) if kept >= 0 else None
     (quantised,) = reader.take("B", "its flags")
@@ -169,7 +169,9 @@ def _dictionary(reader: _Reader, entries: int, words: int, loss: int) -> tuple[A
     sound = (counts >= 0).all() and (loss != HIERARCHICAL or float(counts[words:].sum(dtype=np.float64)) < 1e15)
     reader.require(bool(sound), "its dictionary counts what cannot be")
     begins = [int(ends[words - 1]) if words else 0, *map(int, ends[words:-1])]
-    names = [bytes(letters[a:b]).decode("utf-8", "replace") for a, b in zip(begins, map(int, ends[words:]), strict=True)]
+    names = [
+        bytes(letters[a:b]).decode("utf-8", "replace") for a, b in zip(begins, map(int, ends[words:]), strict=True)
+    ]
     reader.require(len(set(names)) == len(names), "two of its labels are the same")
     return letters, ends, tuple(names)
 

@@ -1,0 +1,120 @@
+"""Score records by a fastText classifier: the probability of a label."""
+# Joulin et al. 2017; as quality filter Li et al. 2024 (DCLM). One normalisation for training and scoring: newlines are
+# spaces, and tokens that begin with __label__ are left out, as the library leaves them out when it scores.
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dselect.classifiers import RECIPES, Classifier, collect, open_model, train
+from dselect.console import Run
+from dselect.errors import UsageError
+from dselect.options import (
+    As,
+    ChoiceOptions,
+    Model,
+    Option,
+    OutputOptions,
+    Overwrite,
+    PoolOptions,
+    RunOptions,
+    Save,
+    Sidecar,
+)
+from dselect.pipeline import annotate, select_scored
+from dselect.sampling import draw_sample
+from dselect.selection import Budget
+
+
+def command(
+    pool: PoolOptions,
+    output: OutputOptions,
+    choice: ChoiceOptions,
+    run: RunOptions,
+    positive: Annotated[
+        list[str] | None, Option(metavar="FILE", help="Good records to train on; give it again for more.")
+    ] = None,
+    negative: Annotated[
+        list[str] | None, Option(metavar="FILE", help="Bad ones. [default: as many, drawn from the pool]")
+    ] = None,
+    model: Model = None,
+    label: Annotated[
+        str | None, Option(metavar="NAME", help="Of --model: whose probability. [default: the saved settings']")
+    ] = None,
+    save: Save = None,
+    recipe: Annotated[
+        Literal["default", "dclm", "preselect"], Option(help="How to train: settings that go together.")
+    ] = "default",
+    buckets: Annotated[
+        int | None, Option(metavar="N", help="Hash buckets of word pairs. [default: 2000000]", min=1, max=2**30)
+    ] = None,
+    threads: Annotated[
+        int, Option(metavar="N", help="Of training. More than 1 is faster and does not repeat.", min=1)
+    ] = 1,
+    field: As = "classify",
+    overwrite: Overwrite = False,
+    sidecar: Sidecar = None,
+) -> None:
+    """Score records by how likely a fastText classifier finds them good.
+
+    Adds the field classify, a probability. Any supervised model of the library will do, .bin or .ftz.
+
+    \b
+    Example:
+      dselect classify pool.jsonl.zst --positive target.jsonl.zst --buckets 50000 --keep 10% -o picked.jsonl.zst
+    """
+    if bool(positive) == (model is not None):
+        raise UsageError("classify needs either --positive FILE or --model FILE")
+    if model and (negative or save or buckets or recipe != "default" or threads > 1):
+        raise UsageError("--negative, --save and how to train are for training: a model is as it was trained")
+    if label and not model:
+        raise UsageError("--label is for --model", way_out="a model trained here knows its label")
+    pool.check_new(field)
+    chosen = choice.build(run.seed, sidecar=sidecar)
+    stops = bool(save and output.output is None and sidecar is None and not chosen)
+    with Run("classify", run) as talk, tempfile.TemporaryDirectory(prefix="dselect-model-") as folder:
+        alone = model is not None and not chosen
+        records = pool.open(run, talk, rereads=bool(chosen) or (not model and not (stops and negative)))
+        with output.open(records, run, write=not stops, alone=alone, sidecar=sidecar) as sink:
+            facts: dict[str, Any] = {}
+            if model:
+                scorer, slow = open_model(model, label)
+                if slow and not run.quiet:
+                    print(f"dselect: warning: {model}: {slow} is scored by the library, slowly", file=sys.stderr)
+            else:
+                good = collect(pool.open_targets(positive or ()), what="positives")
+                if negative:
+                    bad = collect(pool.open_targets(negative), what="negatives")
+                else:
+                    sample = draw_sample(records, Budget.parse(str(len(good))), run.seed, None)
+                    known = set(good)
+                    bad = [text for text in collect([records], sample, "negatives") if text not in known]
+                settings = replace(RECIPES[recipe], threads=threads)
+                settings = replace(settings, buckets=buckets) if buckets else settings
+                scorer, how = train(good, bad, settings, run.seed, Path(save or Path(folder) / "model.bin"))
+                facts |= how
+                if not run.quiet and not run.json_summary:
+                    _say(how, threads)
+            if not stops:
+                named = Classifier(scorer, field)
+                facts |= (
+                    select_scored(records, named, field, chosen, sink, overwrite).facts
+                    if chosen
+                    else annotate(records, named, sink, overwrite, sidecar=bool(sidecar))
+                )
+    talk.report(records.counts, **facts, saved=save)
+
+
+def _say(how: dict[str, Any], threads: int) -> None:
+    if "auc" in how:
+        print(
+            f"dselect classify: on {how['held_out']} held-out records AUC {how['auc']:.3f}, calibration error "
+            f"{how['calibration_error']:.3f}; AUC does not tell what a selection is worth to a model (dselect eval does)",
+            file=sys.stderr,
+        )
+    if threads > 1:
+        print("dselect: warning: --threads above 1 gives another model each time", file=sys.stderr)
