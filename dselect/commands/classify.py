@@ -113,7 +113,7 @@ def _say(how: dict[str, Any], threads: int) -> None:
     if "auc" in how:
         print(
             f"dselect classify: on {how['held_out']} held-out records AUC {how['auc']:.3f}, calibration error "
-            f"{how['calibration_error']:.3f}; AUC does not tell what a selection is worth to a model (dselect eval does)",
+            f"{how['calibration_error']:.3f}; AUC is not what a selection is worth (dselect eval tells)",
             file=sys.stderr,
         )
     if threads > 1:

@@ -1,9 +1,9 @@
 """fastText's features of a text, summed over tables of scalars: what its library does, without its vectors.
 
 A supervised model's logit is W · (mean of the rows of a text's features), so W · row is computed once a row, and a text
-costs one addition a feature. The features are the library's own, to the letter: words are cut at ASCII blanks and NUL
-(and at newlines, which stand for spaces here); `</s>` ends a text; a token that the dictionary holds as a label, or does
-not hold and that begins with `__label__`, is none; words out of the dictionary still enter n-grams; hashes are 32-bit
+costs one addition a feature. The features are the library's own: words are cut at ASCII blanks and NUL (and at
+newlines, which stand for spaces here); `</s>` ends a text; a token that the dictionary holds as a label, or does not
+hold and that begins with `__label__`, is none; words out of the dictionary still enter n-grams; hashes are 32-bit
 FNV-1a over sign-extended bytes; an n-gram's is h · 116049371 + h' in 64 bits, begun from the sign-extended word hash.
 Words are found by their hash and compared by their bytes.
 """
@@ -210,7 +210,7 @@ def _whole_words(
     cache=True,
     nogil=True,
 )  # fmt: skip
-def _sum(
+def _sum(  # noqa: PLR0915  a state machine in one piece
     data: Any, stops: Any, slots: Any, letters: Any, ends: Any, words: Any, values: Any, counts: Any, buckets: Any,
     ngrams: Any, shortest: Any, longest: Any, sums: Any, features: Any,
 ) -> None:  # fmt: skip
@@ -314,7 +314,7 @@ def _sigmoid(sums: Any, features: Any, out: Any) -> None:
 
 
 def read_words(data: Bytes, at: int, entries: int, words: int) -> tuple[Bytes, Array, Ints, int]:
-    """Read a dictionary of so many entries, the words first: uint8 letters, uint64 ends, int64 counts, and where it ends.
+    """Read a dictionary of so many entries, words first: uint8 letters, uint64 ends, int64 counts, and where it ends.
 
     Nothing beyond the data is touched. ValueError where it ends early, or an entry is of the wrong kind.
     """
