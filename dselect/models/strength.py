@@ -1,6 +1,6 @@
 """Predictive strength: how well the order of models' losses on a text agrees with the order of their abilities.
 
-Shum et al. 2025, "Predictive Data Selection" (PreSelect), section 2: S = #{pairs: the abler model has the lower loss} / Z.
+Shum et al. 2025, "Predictive Data Selection" (PreSelect): S = #{pairs: the abler model has the lower loss} / Z.
 Z counts the pairs of different ability; equal losses count for nothing. Without ties S = (1 - Kendall's tau) / 2.
 """
 
