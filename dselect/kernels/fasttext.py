@@ -27,6 +27,7 @@ CHAIN = np.uint64(116049371)
 ONE, FOUR = np.uint64(1), np.uint64(4)
 END = b"</s>"
 _END = np.frombuffer(END, np.uint8)
+_BLANKS = np.isin(np.arange(256), [0, 9, 10, 11, 12, 13, 32])
 LABEL = np.frombuffer(b"__label__", np.uint8)
 
 _F32 = types.Array(types.float32, 2, "C", readonly=True)
@@ -58,10 +59,13 @@ def _signed(h: Any) -> Any:
 
 @njit(types.boolean(types.uint8), cache=True, nogil=True, inline="always")
 def _blank(byte: Any) -> Any:
-    return byte <= 32 and (byte in {32, 0} or 9 <= byte <= 13)
+    return _BLANKS[byte]
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, types.uint64, _U64, BYTES, _U64), cache=True, nogil=True)
+_FIND = types.int64(BYTES, types.int64, types.int64, types.uint64, _U64, BYTES, _U64)
+
+
+@njit(_FIND, cache=True, nogil=True, inline="always")
 def _find(data: Any, start: Any, stop: Any, h: Any, slots: Any, letters: Any, ends: Any) -> Any:
     """Return the slot of a word in the dictionary, or the empty one where it would stand."""
     mask = np.int64(len(slots) - 1)
