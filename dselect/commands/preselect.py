@@ -1,8 +1,8 @@
 """Score records by a classifier of what predicts the abilities of models (PreSelect)."""
 # Shum et al. 2025, "Predictive Data Selection: The Data That Predicts Is the Data That Teaches". Texts whose abler
 # models have the lower loss in every pair are positives, the lowest are negatives; fastText tells them apart.
-# Differs from the published code: equal abilities are left out of Z, so S = 1 stays in reach; newlines are treated alike
-# in training and scoring.
+# Differs from the published code: equal abilities are left out of Z, so S = 1 stays in reach; newlines are treated
+# alike in training and scoring.
 
 from __future__ import annotations
 
