@@ -33,7 +33,7 @@ bench: $(VENV)/installed $(VENV)/official/installed
 # What is compared with stays out of the environment that dselect lives in.
 $(VENV)/official/installed: | $(VENV)/installed
 	$(PYTHON) -m venv $(VENV)/official
-	$(VENV)/official/bin/pip install --quiet --disable-pip-version-check data-selection==1.0.3 'nltk<3.9' joblib
+	$(VENV)/official/bin/pip install --quiet --disable-pip-version-check data-selection==1.0.3 'nltk<3.9' joblib zip-fit==1.0.9 brotli zstandard
 	touch $@
 
 # Write each command's --help into its page; the tests check that this was done.

@@ -64,7 +64,7 @@ def evaluate(data: Path, name: str, judge: list[str]) -> str:
     keep = ["--keep", f"{ENOUGH}B", "-q", "-o"]
     made = {
         way: folder / f"{way}.jsonl.zst"
-        for way in ("random", "dsir_paper", "dsir_sum", "in_domain", "dsir", "contrast")
+        for way in ("random", "dsir_paper", "dsir_sum", "in_domain", "dsir", "contrast", "ncd", "zipfit_gzip", "zipfit")
     }
     pool = data / "pool"
     dselect("select", pool, "--seed", 1, *keep, made["random"])
@@ -73,6 +73,10 @@ def evaluate(data: Path, name: str, judge: list[str]) -> str:
     dselect("select", *in_domain(data, name), "--seed", 1, *keep, made["in_domain"])
     dselect("dsir", pool, "--target", fit, *keep, made["dsir"])
     dselect("contrast", pool, "--target", fit, *keep, made["contrast"])
+    few = ["--target-sample", 16]  # gzip is slow: with the default, 64, this page would take an hour
+    dselect("zipfit", pool, "--target", fit, "--score", "ncd", *few, *keep, made["ncd"])
+    dselect("zipfit", pool, "--target", fit, "--compressor", "gzip:6", *few, *keep, made["zipfit_gzip"])
+    dselect("zipfit", pool, "--target", fit, *keep, made["zipfit"])
     compared = [*made.values(), "--target", heldout, "--budget", BUDGET, "--baseline", made["random"]]
     return dselect("eval", *compared, "--within", "source", "-q", *judge)
 

@@ -116,6 +116,9 @@ def _sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
     if "passed" in facts:
         parts.append(f"{facts['passed']:,} pass")
         parts += [f"{count:,} fail {rule}" for rule, count in facts["failed"].items() if count]
+    if "contaminated" in facts:
+        by = [f"{count:,} by {name}" for name, count in facts["contaminated_by"].items() if count]
+        parts.append(f"{facts['contaminated']:,} contaminated" + (f" ({', '.join(by)})" if by else ""))
     if facts.get("saved"):
         parts.append(f"saved to {facts['saved']}")
     for name, text in _COUNTED.items():
@@ -133,6 +136,8 @@ _COUNTED = {
     "missing": "without the field",
     "larger_than_budget": "larger than the whole budget",
     "duplicates": "duplicates of a better record dropped",
+    "compared_with": "documents of the target compared with",
+    "target_documents": "documents in the target",
     "in_target": "identical to a text of the target, scored without it",
     "forgotten": "occurrences or fewer: such n-grams may be missing (--max-memory)",
     "binary_files": "binary files passed over",
@@ -146,6 +151,8 @@ _COUNTED = {
     "whitespace_texts": "texts of white space",
     "missing_ids": "records without an id",
     "tokens": "tokens",
+    "repeats": "repeats of a record, counted once",
+    "targets_too_short": "texts of the targets too short to be found (--words)",
 }
 
 

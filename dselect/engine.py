@@ -6,15 +6,20 @@ items is in flight, so memory does not grow with their number.
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
+import pickle
 import signal
+import struct
 import sys
+import tempfile
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -25,16 +30,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AHEAD = 2  # items given to a worker at a time: one it works on, one already there when it is done
-_PRELOAD = (
-    "typer",
-    "numpy",
-    "orjson",
-    "numba",
-    "dselect.kernels.ngrams",
-    "dselect.kernels.sha_ngrams",
-    "dselect.kernels.statistics",
-    "dselect.pipeline",
-)
+_SLOT = 2 << 20  # bytes of a message that crosses in shared memory: a block of lines, or what became of it
+_IN_SLOT = struct.Struct("<I")
+_PRELOAD = ("typer", "numpy", "orjson", "numba", "dselect.pipeline")
 
 
 def usable_cpus() -> int:
@@ -106,30 +104,42 @@ def _free(workers: list[_Worker], function: Callable[[Any], Any], jobs: int) -> 
     return least if least and len(least.holds) < _AHEAD else None
 
 
+def warm_up(*modules: str) -> None:
+    """Start the process that workers are forked from, if it does not run; it imports these, and what this run has."""
+    mine = [
+        name for name in sys.modules if name in _PRELOAD or name.startswith(("dselect.kernels.", "dselect.commands."))
+    ]
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*mine, *modules])
+    with _QuietInterrupts():
+        forkserver.ensure_running()
+
+
 class _Worker:
-    """A process that answers each item with a result, in order, over its own pipe."""
+    """A process that answers each item with a result, in order."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         context = multiprocessing.get_context("forkserver")
-        # imported once, in the process that the workers are forked from: whatever this run has needed itself
-        context.set_forkserver_preload([name for name in _PRELOAD if name in sys.modules])
+        warm_up()
         self.pipe, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_serve, args=(theirs, function), daemon=True)
+        arena = _Arena.new()
+        self.channel = _Channel(self.pipe, arena, writes=0, reads=1)
+        self.process: BaseProcess = context.Process(target=_serve, args=(theirs, arena, function), daemon=True)
         with _QuietInterrupts():
             self.process.start()
         theirs.close()
+        arena.close()
         self.holds: deque[int] = deque()
 
     def send(self, number: int, item: object) -> None:
         try:
-            self.pipe.send(item)
+            self.channel.send(item)
         except OSError as error:
             raise self._died() from error
         self.holds.append(number)
 
     def receive(self) -> tuple[int, Any]:
         try:
-            answer = self.pipe.recv()
+            answer = self.channel.read(self.channel.receive())
         except (EOFError, OSError) as error:
             raise self._died() from error
         return self.holds.popleft(), answer
@@ -149,18 +159,82 @@ class _Worker:
         self.process.join()
 
 
-def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
+class _Arena:
+    """Memory that two processes share: slots for messages, `_AHEAD` in each direction; nameless, so never left over."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    @classmethod
+    def new(cls) -> _Arena:
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("dselect")
+        else:  # macOS
+            with tempfile.TemporaryFile() as file:
+                descriptor = os.dup(file.fileno())
+        os.ftruncate(descriptor, 2 * _AHEAD * _SLOT)
+        return cls(descriptor)
+
+    def map(self) -> memoryview:
+        return memoryview(mmap.mmap(self.descriptor, 2 * _AHEAD * _SLOT))
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # how a descriptor travels to a process that starts
+        return _Arena._arrived, (reduction.DupFd(self.descriptor),)
+
+    @classmethod
+    def _arrived(cls, duplicate: Any) -> _Arena:
+        return cls(duplicate.detach())
+
+
+class _Channel:
+    """Messages through shared memory, announced over a pipe: what has a slot's size crosses without the pipe's copies.
+
+    A slot is free again when the message `_AHEAD` later comes, since no more are in flight; larger ones take the pipe.
+    """
+
+    def __init__(self, pipe: Connection, arena: _Arena, writes: int, reads: int) -> None:
+        self._pipe, self._memory = pipe, arena.map()
+        self._writes, self._reads = writes * _AHEAD, reads * _AHEAD  # the first slot of each direction
+        self._sent = self._read = 0
+
+    def send(self, message: object) -> None:
+        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        slot = self._writes + self._sent % _AHEAD
+        self._sent += 1
+        if len(data) <= _SLOT:
+            self._memory[slot * _SLOT : slot * _SLOT + len(data)] = data
+            self._pipe.send_bytes(_IN_SLOT.pack(len(data)))
+        else:
+            self._pipe.send_bytes(data)
+
+    def receive(self) -> bytes:
+        return self._pipe.recv_bytes()
+
+    def read(self, announced: bytes) -> Any:
+        slot = self._reads + self._read % _AHEAD
+        self._read += 1
+        if len(announced) != _IN_SLOT.size:  # no pickle of an item is as short
+            return pickle.loads(announced)  # noqa: S301  from our own process
+        (size,) = _IN_SLOT.unpack(announced)
+        return pickle.loads(self._memory[slot * _SLOT : slot * _SLOT + size])  # noqa: S301  from our own process
+
+
+def _serve(pipe: Connection, arena: _Arena, function: Callable[[Any], Any]) -> None:
     """Answer items until the pipe closes; the parent decides about interrupts, and its death closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    items: deque[Any] = deque()
+    channel = _Channel(pipe, arena, writes=1, reads=0)
+    items: deque[bytes] = deque()
     arrived = threading.Semaphore(0)
 
     def receive() -> None:
         # a thread of its own keeps the pipe empty: the parent never waits to send while this process waits to answer
         try:
             while True:
-                items.append(pipe.recv())
+                items.append(channel.receive())
                 arrived.release()
         except (EOFError, OSError):
             os._exit(0)
@@ -170,13 +244,13 @@ def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
         arrived.acquire()
         answer: Any
         try:
-            answer = function(items.popleft())
+            answer = function(channel.read(items.popleft()))
         except DselectError as error:
             answer = error
         except Exception:  # noqa: BLE001  a defect: the parent shows it as its own
             answer = WorkerError(traceback.format_exc())
         try:
-            pipe.send(answer)
+            channel.send(answer)
         except OSError:
             os._exit(0)
 

@@ -117,9 +117,18 @@ class PoolOptions:
         return discover(self.names())
 
     def open(
-        self, run: RunOptions, progress: Progress, *, rereads: bool, attributes: Sequence[str] | None = None
+        self,
+        run: RunOptions,
+        progress: Progress,
+        *,
+        rereads: bool,
+        attributes: Sequence[str] | None = None,
+        kernels: Sequence[str] = (),
     ) -> Pool:
-        """Return the pool, with the fields that folders of attribute files add. `rereads`: keep a stream for it."""
+        """Return the pool, with the fields that folders of attribute files add.
+
+        rereads: keep a stream for it. kernels: modules that its workers will need.
+        """
         return Pool(
             self.sources(),
             text_field=self.text,
@@ -132,12 +141,13 @@ class PoolOptions:
             progress=progress,
             rereads=rereads,
             attributes=[Path(folder) for folder in attributes or ()],
+            kernels=kernels,
         )
 
-    def open_targets(self, names: Sequence[str]) -> list[Pool]:
+    def open_targets(self, names: Sequence[str], text: str | None = None) -> list[Pool]:
         """Return the targets: read here and now, their bad lines never skipped; DselectError for one named twice."""
         discover(names)
-        return [Pool(discover([name]), text_field=self.text) for name in names]
+        return [Pool(discover([name]), text_field=text or self.text) for name in names]
 
     def check_new(self, field: str) -> None:
         """Raise UsageError for a field that must not be written: one without a name, or the text."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -71,7 +71,7 @@ class Attributes:
             lines[batch.numbers[position] - batch.block.first_line] = orjson.dumps(
                 {"id": record.get("id"), "attributes": spans}
             )
-        return b"".join([line + b"\n" for line in lines]), without, _drawn(batch, values)
+        return whole(lines), without, _drawn(batch, values)
 
 
 def add_fields(batch: Batch, values: Mapping[str, Column], overwrite: bool) -> tuple[bytes, int]:
@@ -79,14 +79,17 @@ def add_fields(batch: Batch, values: Mapping[str, Column], overwrite: bool) -> t
     lines = free_of(batch, list(values), overwrite)
     scored = np.logical_and.reduce([np.isfinite(column) for column in values.values()])
     if scored.all():
-        lines = splice.append_all(lines, splice.members(values))
-    else:
-        at = np.flatnonzero(scored)
-        new = splice.members({name: column[at] for name, column in values.items()})
-        for position, member in zip(at.tolist(), new, strict=True):
-            lines[position] = splice.append(lines[position], member)
-    block = b"".join([line + b"\n" for line in lines])
-    return block, int(len(scored) - scored.sum())
+        return splice.append_all(lines, splice.members(values)), 0
+    at = np.flatnonzero(scored)
+    new = splice.members({name: column[at] for name, column in values.items()})
+    for position, member in zip(at.tolist(), new, strict=True):
+        lines[position] = splice.append(lines[position], member)
+    return whole(lines), len(scored) - len(at)
+
+
+def whole(lines: Iterable[bytes]) -> bytes:
+    """Return lines as one block, each with its newline."""
+    return b"".join([line + b"\n" for line in lines])
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Columns:
         if self.choice.missing == "error":
             for name, column in values.items():
                 if np.isnan(column).any():
-                    _refuse_missing(batch, name, int(np.isnan(column).argmax()))
+                    refuse_missing(batch, name, int(np.isnan(column).argmax()))
         found: dict[str, Any] = {"tie": batch.ties, "size": self._sizes(batch)}
         if self.choice.sample or not values:
             found["identity"] = batch.identities
@@ -146,7 +149,7 @@ class Columns:
         for name in names[1:]:
             counts = np.where(np.isnan(counts), batch.column(name), counts)
         if np.isnan(counts).any():
-            _refuse_missing(batch, names[0], int(np.isnan(counts).argmax()), "--tokens FIELD names the token count")
+            refuse_missing(batch, names[0], int(np.isnan(counts).argmax()), "--tokens FIELD names the token count")
         wrong = (counts < 0) | (counts >= 2**32) | (counts % 1 != 0)
         if wrong.any():
             at = int(wrong.argmax())
@@ -156,7 +159,7 @@ class Columns:
     def _domains(self, batch: Batch, name: str) -> list[str | None]:
         labels = batch.labels(name)
         if self.choice.missing == "error" and None in labels:
-            _refuse_missing(batch, name, labels.index(None))
+            refuse_missing(batch, name, labels.index(None))
         return labels
 
 
@@ -188,7 +191,8 @@ def free_of(batch: Batch, names: Sequence[str], overwrite: bool) -> list[bytes]:
     return lines
 
 
-def _refuse_missing(batch: Batch, name: str, position: int, way_out: str = "") -> None:
+def refuse_missing(batch: Batch, name: str, position: int, way_out: str = "") -> None:
+    """Raise DselectError: this record lacks a field that is needed."""
     has = ", ".join(list(batch.records[position])[:12])
     raise DselectError(
         f'no field "{name}" in the record; it has: {has}',
@@ -280,26 +284,21 @@ def write_kept(
     pool: Pool, kept: Kept, sink: Sink, values: Mapping[str, Floats] | None = None, overwrite: bool = False
 ) -> None:
     """Write the records at the kept positions, in input order; with `values`, each column's numbers spliced in."""
-    edit: Callable[[list[bytes], Any], list[bytes]] = lambda lines, _: lines  # noqa: E731
-    if values:
-        names = list(values)
-
-        def edit(lines: list[bytes], at: Any) -> list[bytes]:
-            if overwrite:
-                lines = [splice.without(line, names) for line in lines]
-            return splice.append_all(lines, splice.members({n: c[at] for n, c in values.items()}))
-
     # where each source's records begin: those of shards that an earlier run has written have positions too
     begins = np.cumsum([0, *(counts.documents for counts in pool.by_source)])
+    names = list(values or {})
     last, seen = -1, 0
     for source, lines in pool.lines():
         if source != last:
             last, seen = source, int(begins[source])
         start, end = np.searchsorted(kept.positions, [seen, seen + len(lines)])
-        at = kept.positions[start:end]
-        chosen = edit([lines[i] for i in (at - seen).tolist()], at)
-        if chosen:
-            sink.write(source, b"".join([line + b"\n" for line in chosen]))
+        if start < end:
+            at = kept.positions[start:end]
+            chosen = [lines[i] for i in (at - seen).tolist()]
+            if overwrite and names:
+                chosen = [splice.without(line, names) for line in chosen]
+            new = splice.members({name: column[at] for name, column in values.items()}) if values else []
+            sink.write(source, splice.append_all(chosen, new) if values else whole(chosen))
         seen += len(lines)
 
 

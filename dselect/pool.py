@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from dselect.engine import ordered_map
+from dselect.engine import ordered_map, warm_up
 from dselect.errors import DselectError, UsageError
 from dselect.records.batch import BadLine, Batch, parse
 from dselect.records.reading import Block, LineReader, Source, blocks, chunks, fresh_digest, read_ahead, readable
@@ -128,6 +128,7 @@ class Pool:
     few_alone: bool = False  # a pool of few blocks is worked on in this process, whatever the number of jobs
     progress: Progress | None = None
     rereads: bool = False
+    kernels: Sequence[str] = ()  # modules to import once for all workers
     attributes: Sequence[Path] = ()  # folders of attribute files, one for each source
     counts: Counts = field(default_factory=Counts)
     by_source: list[Counts] = field(default_factory=list)
@@ -238,9 +239,8 @@ class Pool:
 
     def shard_facts(self, number: int) -> dict[str, Any]:
         """Return these facts and what a pass found in this source, for a later run that passes over it."""
-        keys, columns = self.sample.result()
-        own = columns.get("source", np.zeros(0)) == number
-        sample = {"": _encoded(keys[own])} | {name: _encoded(column[own]) for name, column in columns.items()}
+        keys, columns = self.sample.part("source", number).result()
+        sample = {"": _encoded(keys)} | {name: _encoded(column) for name, column in columns.items()}
         return {**self.facts(number), "tally": self.tallies.get(number, {}), "sample": sample}
 
     def take_over(self, number: int, facts: Mapping[str, Any]) -> None:
@@ -261,6 +261,8 @@ class Pool:
         if self.few_alone and jobs > 1:
             found, few = _ahead(found, _FEW)
             jobs = 1 if few else jobs
+        if jobs > 1:
+            warm_up(*self.kernels)
         return ordered_map(_Task(work, self.text_field), found, jobs)
 
     def _blocks(

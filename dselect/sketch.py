@@ -26,14 +26,26 @@ class BottomK:
         self.size = size
         self._parts: list[tuple[Keys, Mapping[str, Floats]]] = []
         self._held = 0
+        self._largest = np.uint64(2**64 - 1)  # keys above cannot be among the smallest any more
 
     def add(self, keys: Keys, columns: Mapping[str, Floats]) -> None:
         """Offer records: uint64 (n,) keys and float64 (n,) columns; a column others have and these lack is NaN."""
+        near = keys <= self._largest
+        if not near.all():
+            keys, columns = keys[near], {name: column[near] for name, column in columns.items()}
         if len(keys):
             self._parts.append((keys, columns))
             self._held += len(keys)
         if self._held > 4 * self.size:
             self._compact()
+
+    def part(self, column: str, value: float) -> BottomK:
+        """Return the sample of those records alone that have this value in a column."""
+        found = BottomK(self.size)
+        for keys, columns in self._parts:
+            at = columns[column] == value
+            found.add(keys[at], {name: numbers[at] for name, numbers in columns.items()})
+        return found
 
     def result(self) -> tuple[Keys, dict[str, Floats]]:
         """Return the keys of the sample, ascending, and its columns in the order of their names."""
@@ -57,6 +69,8 @@ class BottomK:
         order = near[np.lexsort([*(joined[name][near] for name in reversed(names)), keys[near]])][: self.size]
         self._parts = [(keys[order], {name: joined[name][order] for name in names})]
         self._held = len(order)
+        if len(order) == self.size:
+            self._largest = self._parts[0][0][-1]
 
 
 def spearman(first: Floats, second: Floats) -> float | None:

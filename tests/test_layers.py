@@ -72,7 +72,16 @@ def test_libraries_stay_in_their_room_and_heavy_ones_out_of_the_help(path):
 
 
 def test_pure_rooms_touch_no_file_clock_or_global_random_state():
-    for name in ("selection", "sketch", "mixing", "draws", "kernels/ngrams", "kernels/statistics"):
+    for name in (
+        "selection",
+        "ordering",
+        "sketch",
+        "mixing",
+        "draws",
+        "kernels/ngrams",
+        "kernels/overlap",
+        "kernels/statistics",
+    ):
         text = (PACKAGE / f"{name}.py").read_text("utf-8")
         assert not {"open(", "time.", "np.random", "import random"} & set(text.split()), name
 

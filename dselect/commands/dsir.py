@@ -300,7 +300,8 @@ def command(
     stops = bool(save and output.output is None and sidecar is None and not chosen)
     with Run("dsir", run) as talk:
         twice = bool(chosen) or fit_on != "all" or (model is None and not stops)
-        records = pool.open(run, talk, rereads=twice)
+        kernel = "dselect.kernels.sha_ngrams" if reference else "dselect.kernels.ngrams"
+        records = pool.open(run, talk, rereads=twice, kernels=[kernel])
         alone = model is not None and not chosen
         with output.open(records, run, write=not stops, alone=alone, sidecar=sidecar) as sink:
             if model:

@@ -156,10 +156,10 @@ class Judge:
         key = b"," + orjson.dumps(failed) + b":"
         labels = self._labels(fails)
         new = [m + key + orjson.dumps(label) for m, label in zip(splice.members(columns), labels, strict=True)]
-        lines = splice.append_all(lines, new)
         if self.keep_if_passes:
-            lines = [lines[position] for position in np.flatnonzero(passes).tolist()]
-        return b"".join([line + b"\n" for line in lines]), int(passes.sum()), fails.sum(axis=1)
+            at = np.flatnonzero(passes).tolist()
+            lines, new = [lines[i] for i in at], [new[i] for i in at]
+        return splice.append_all(lines, new), int(passes.sum()), fails.sum(axis=1)
 
     def _labels(self, fails: np.ndarray[Any, Any]) -> list[str]:
         """Return the names of the rules that each record fails, joined by commas."""

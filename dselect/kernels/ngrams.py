@@ -70,7 +70,7 @@ def _score(data: Any, ends: Any, classes: Any, longest: Any, weights: Any, sums:
     start = 0
     for document in range(len(ends)):
         stop = ends[document]
-        at, kept = start, 0
+        at, kept, total, seen = start, 0, 0.0, 0
         while at < stop:
             at, filled = next_words(data, at, stop, classes, hashes, kept)
             words[document] += filled - kept
@@ -79,13 +79,19 @@ def _score(data: Any, ends: Any, classes: Any, longest: Any, weights: Any, sums:
                 for first in range(last, max(last - longest, -1), -1):
                     h = chain(h, hashes[first])
                     bucket = _bucket(h, buckets)
-                    for column in range(columns):
-                        sums[document, column] += weights[bucket, column]
-                    grams[document] += 1
+                    if columns == 1:  # a sum in a register: twice as fast, and the same additions
+                        total += weights[bucket, 0]
+                    else:
+                        for column in range(columns):
+                            sums[document, column] += weights[bucket, column]
+                    seen += 1
             carried = min(filled, longest - 1)
             for i in range(carried):
                 hashes[i] = hashes[filled - carried + i]
             kept = carried
+        grams[document] = seen
+        if columns == 1:
+            sums[document, 0] = total
         start = stop
 
 

@@ -26,6 +26,7 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 # A read-only view is what frombuffer gives; saying so spares a second compilation.
 BYTES = types.Array(types.uint8, 1, "C", readonly=True)
+_LOWER = types.int64(BYTES, types.int64[::1], types.boolean[::1], types.int32[::1], types.uint8[::1])
 _NEXT = types.Tuple((types.int64, types.int64))(
     BYTES, types.int64, types.int64, types.uint8[::1], types.uint64[::1], types.int64
 )
@@ -60,11 +61,29 @@ def _table() -> str:
     return (Path(__file__).parent / "word_classes.txt").read_text("ascii")
 
 
+@cache
+def _lower_cases() -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Return what to add to a code point for its lower case: int32 (0x110000,); pages of zeros are never touched."""
+    found = np.zeros(0x110000, np.int32)
+    for line in (Path(__file__).parent / "lower_cases.txt").read_text("ascii").splitlines()[1:]:
+        first, last, step, delta = line.split()
+        found[int(first, 16) : int(last, 16) + 1 : int(step)] = int(delta)
+    return found
+
+
 def lower_bytes(texts: Sequence[str]) -> tuple[Bytes, Ints]:
     """Return the lower-cased texts end to end as UTF-8, and where each ends: uint8 (bytes,), int64 (n,)."""
-    parts = [text.lower().encode() for text in texts]
+    # Python lower-cases ASCII at the speed of memory and the rest slowly; only it knows the two that need more than a
+    # table: Σ has another form at the end of a word, İ becomes two code points.
+    done = [text.isascii() or "Σ" in text or "İ" in text for text in texts]
+    parts = [(text.lower() if low else text).encode() for text, low in zip(texts, done, strict=True)]
+    data = np.frombuffer(b"".join(parts), np.uint8)
     ends = np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)))
-    return np.frombuffer(b"".join(parts), np.uint8), ends
+    if all(done):
+        return data, ends
+    room = np.empty(len(data) + len(data) // 2, np.uint8)  # two bytes become three in a few letters
+    size = _lower(data, ends, np.array(done), _lower_cases(), room)
+    return room[:size], ends
 
 
 @njit(types.uint64(types.uint64), cache=True, nogil=True, inline="always")
@@ -103,40 +122,91 @@ def decode(data: Any, at: Any) -> Any:
     return (first & 0x07) << 18 | low << 6 | (np.int64(data[at + 3]) & 0x3F)
 
 
+@njit(types.int64(types.int64, types.uint8[::1], types.int64), cache=True, nogil=True)
+def _encode(code: Any, out: Any, at: Any) -> Any:
+    """Write a code point as UTF-8 and return where it ends."""
+    if code < 0x80:
+        out[at] = code
+        return at + 1
+    if code < 0x800:
+        out[at] = 0xC0 | code >> 6
+    else:
+        if code < 0x10000:
+            out[at] = 0xE0 | code >> 12
+        else:
+            out[at] = 0xF0 | code >> 18
+            at += 1
+            out[at] = 0x80 | (code >> 12 & 0x3F)
+        at += 1
+        out[at] = 0x80 | (code >> 6 & 0x3F)
+    out[at + 1] = 0x80 | (code & 0x3F)
+    return at + 2
+
+
+@njit(_LOWER, cache=True, nogil=True)
+def _lower(data: Any, ends: Any, done: Any, deltas: Any, out: Any) -> Any:
+    """Write the texts with every code point in lower case, but those done as they are; move their ends to the new."""
+    start, filled = 0, 0
+    for document in range(len(ends)):
+        stop = ends[document]
+        if done[document]:
+            out[filled : filled + stop - start] = data[start:stop]
+            filled += stop - start
+            start = stop
+        while start < stop:
+            first = data[start]
+            if first < 0x80:
+                out[filled] = first + 32 if 65 <= first <= 90 else first
+                filled += 1
+                start += 1
+                continue
+            code = decode(data, start)
+            lower = code + deltas[code]
+            if lower == code:
+                for _ in range(width(first)):
+                    out[filled] = data[start]
+                    filled += 1
+                    start += 1
+            else:
+                start += width(first)
+                filled = _encode(lower, out, filled)
+        ends[document] = filled
+    return filled
+
+
 @njit(_NEXT, cache=True, nogil=True)
 def next_words(data: Any, at: Any, stop: Any, classes: Any, hashes: Any, filled: Any) -> Any:
     """Append word hashes until the array is full or the text ends; return (where to go on, how many are filled)."""
-    while at < stop:
-        first = data[at]
-        if first < 0x80:
-            kind = classes[first]
-            if kind == SPACE:
-                at += 1
-                continue
-        else:
-            kind = classes[decode(data, at)]
-            if kind == SPACE:
-                at += width(first)
-                continue
-        h = FNV_START
-        while True:  # the code points of one word
-            if first < 0x80:
-                h = (h ^ np.uint64(first)) * FNV_PRIME
-                at += 1
-            else:
-                for _ in range(width(first)):
+    begun = filled
+    while at < stop and filled < len(hashes):
+        # A byte ends at most one word, so this many fit and need no check. Nothing here branches on where a word ends,
+        # which no processor can predict: a hash is stored at every byte, and counted where a word has ended.
+        limit = min(stop, at + len(hashes) - filled)
+        h, before = FNV_START, np.uint8(SPACE)
+        while at < limit:
+            first = data[at]
+            kind = classes[first] if first < 0x80 else classes[decode(data, at)]
+            hashes[filled] = h
+            filled += (kind != before) & (before != SPACE)
+            h = h if kind == before else FNV_START
+            before = kind
+            h = (h ^ np.uint64(first)) * FNV_PRIME
+            at += 1
+            if first >= 0x80:
+                for _ in range(width(first) - 1):
                     h = (h ^ np.uint64(data[at])) * FNV_PRIME
                     at += 1
-            if at == stop:
-                break
+        if before == SPACE:
+            continue
+        while at < stop:  # the rest of a word that the limit cut
             first = data[at]
-            if first < 0x80:
-                if classes[first] != kind:
-                    break
-            elif classes[decode(data, at)] != kind:
+            if (classes[first] if first < 0x80 else classes[decode(data, at)]) != before:
                 break
-        hashes[filled] = mix(h)
+            for _ in range(width(first)):
+                h = (h ^ np.uint64(data[at])) * FNV_PRIME
+                at += 1
+        hashes[filled] = h
         filled += 1
-        if filled == len(hashes):
-            break
+    for i in range(begun, filled):
+        hashes[i] = mix(hashes[i])
     return at, filled

@@ -37,12 +37,15 @@ def append(line: bytes, new: bytes) -> bytes:
     return head + comma + new + line[brace:]
 
 
-def append_all(lines: Iterable[bytes], new: Iterable[bytes]) -> list[bytes]:
-    """Append to many lines; a line that simply ends in its brace, with members before it, takes the short way."""
-    return [
-        line[:-1] + b"," + member + b"}" if line[-1] == _BRACE and line[-2] in _VALUE_ENDS else append(line, member)
-        for line, member in zip(lines, new, strict=True)
-    ]
+def append_all(lines: Iterable[bytes], new: Iterable[bytes]) -> bytes:
+    """Append to many lines; return them as one block, each with its newline."""
+    pieces: list[bytes] = []
+    for line, member in zip(lines, new, strict=True):
+        if line[-1] == _BRACE and line[-2] in _VALUE_ENDS:  # it simply ends in its brace, with members before it
+            pieces += (line[:-1], b",", member, b"}\n")
+        else:
+            pieces += (append(line, member), b"\n")
+    return b"".join(pieces)
 
 
 def without(line: bytes, names: Collection[str]) -> bytes:

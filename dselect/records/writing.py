@@ -25,6 +25,7 @@ from dselect.records.reading import POISON, Source
 
 FRAME = 4 << 20
 ZSTD_LEVEL, GZIP_LEVEL = 3, 6
+Compress = Callable[[bytes | memoryview], bytes]
 _UNWRITTEN = (".bz2", ".xz", ".lz4", ".zip", ".arrow", ".csv")
 
 
@@ -110,7 +111,7 @@ class Compressor:
         self._waiting: deque[tuple[Future[bytes], Callable[[bytes], None]]] = deque()
         self._most = 2 * jobs
 
-    def submit(self, compress: Callable[[bytes], bytes], frame: bytes, write: Callable[[bytes], None]) -> None:
+    def submit(self, compress: Compress, frame: bytes | memoryview, write: Callable[[bytes], None]) -> None:
         """Compress a frame, later write it; waits while too many frames are in flight."""
         if self._threads is None:
             write(compress(frame))
@@ -166,7 +167,7 @@ class LineFile:
         start = 0
         while len(whole) - start >= FRAME:
             end = whole.index(b"\n", start + FRAME - 1) + 1
-            self._compressor.submit(self._compress, whole[start:end], self._put)
+            self._compressor.submit(self._compress, memoryview(whole)[start:end], self._put)
             self._frames += 1
             start = end
         self._held, self._size = [whole[start:]], len(whole) - start
@@ -371,7 +372,7 @@ def write_all(file: BinaryIO, data: bytes) -> None:
         view = view[written:]
 
 
-def _compression(name: str) -> Callable[[bytes], bytes] | None:
+def _compression(name: str) -> Compress | None:
     if name.endswith(".zst"):
         return _zstd_frame
     if name.endswith(".gz"):
@@ -381,7 +382,7 @@ def _compression(name: str) -> Callable[[bytes], bytes] | None:
     return None
 
 
-def _zstd_frame(frame: bytes) -> bytes:
+def _zstd_frame(frame: bytes | memoryview) -> bytes:
     # one thread a frame: zstd's own threads change the bytes
     return zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compress(frame)
 

@@ -140,7 +140,7 @@ def main() -> None:
     """Measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", help="folder with pool/ and targets/")
-    parser.add_argument("--official", help="a Python with data-selection installed")
+    parser.add_argument("--official", help="a Python with data-selection and zip-fit installed")
     parser.add_argument("--large", type=float, default=1.0, help="size of the large pool in GB; the next is twice that")
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
@@ -201,6 +201,7 @@ def bench(options: argparse.Namespace, paths: list[Path], target: Path, folder: 
 
     if options.official:
         beside_official(options, small, target, folder, row)
+        beside_zipfit(options, small, target, folder, row)
     return rows
 
 
@@ -228,6 +229,36 @@ def beside_official(
     row("dsir --model, 1 job", alone, size, size / alone.median / theirs, "official scoring, by MB/s")
     theirs = amount / (statistics.median(fitting) + statistics.median(scoring))
     row("dsir, whole run, 1 job", whole, size, size / whole.median / theirs, "official whole run, by MB/s")
+
+
+def beside_zipfit(
+    options: argparse.Namespace, pool: list[str], target: Path, folder: Path, row: Callable[..., None]
+) -> None:
+    """Measure the official ZIP-FIT and dselect's on a part of the pool and 64 target documents, one process each."""
+    few, documents = (
+        sample(pool, folder / "few-zipfit.jsonl", 8e6),
+        plain([str(target)], folder / "zipfit-target.jsonl"),
+    )
+    lines = Path(documents).read_bytes().splitlines(keepends=True)
+    Path(documents).write_bytes(b"".join(lines[:64]))
+    ways = {"--score ncd": ["--score", "ncd"], "--compressor gzip:6": ["--compressor", "gzip:6"], "fast": []}
+    commands = {"official": [options.official, str(HERE / "official_zipfit.py"), few, documents]}
+    run = [*DSELECT, "zipfit", few, "-q", "--force", "-j", "1", "-o", "out.jsonl", "--model"]
+    for name, way in ways.items():
+        fit = [*DSELECT, "zipfit", few, "-t", documents, *way, "-q", "--save", f"{name}.zipfit"]
+        subprocess.run(fit, cwd=folder, check=True)
+        commands[name] = [*run, f"{name}.zipfit"]
+    found, amount = in_turn(commands, options.repeat, folder), text_bytes([few])
+    official = found.pop("official")
+    theirs = float(official.said.rsplit(maxsplit=1)[-1])
+    row("official ZIP-FIT at gzip 6, 1 process", official, amount)
+    for name, ours in found.items():
+        row(f"zipfit --model, {name}, 1 job", ours, amount, theirs / ours.median, "official ranking")
+    fit = [*DSELECT, "zipfit", "-q", "--force", "-j", "1", "-o", "out.jsonl", few, "-t"]
+    larger = in_turn({"pool": [*fit, documents, *pool], "target": [*fit, str(target)]}, 1, folder)
+    for name, size in (("pool", text_bytes([few, *pool])), ("target", amount)):
+        memory = larger[name].memory / max(found["fast"].memory, 1)
+        row(f"zipfit, a larger {name}, 1 job", larger[name], size, memory, "memory of the smaller")
 
 
 def sample(paths: list[str], target: Path, size: float) -> str:
