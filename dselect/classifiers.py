@@ -23,6 +23,7 @@ from dselect.records.writing import TemporaryFile, publish, write_all
 from dselect.sampling import Sample
 from dselect.selection import ranks
 
+KERNEL = "dselect.kernels.fasttext"  # which workers need
 LEAST = 10  # records of a class that a classifier can be fitted and tried on
 HELD_OUT = 0.1
 POSITIVE, NEGATIVE = "__label__1", "__label__0"

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dselect.classifiers import RECIPES, Classifier, collect, open_model, train
+from dselect.classifiers import KERNEL, RECIPES, Classifier, collect, open_model, train
 from dselect.console import Run
 from dselect.errors import UsageError
 from dselect.options import (
@@ -78,7 +78,8 @@ def command(
     stops = bool(save and output.output is None and sidecar is None and not chosen)
     with Run("classify", run) as talk, tempfile.TemporaryDirectory(prefix="dselect-model-") as folder:
         alone = model is not None and not chosen
-        records = pool.open(run, talk, rereads=bool(chosen) or (not model and not (stops and negative)))
+        again = bool(chosen) or (not model and not (stops and negative))
+        records = pool.open(run, talk, rereads=again, kernels=[KERNEL])
         with output.open(records, run, write=not stops, alone=alone, sidecar=sidecar) as sink:
             facts: dict[str, Any] = {}
             if model:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from dselect.classifiers import LEAST, RECIPES, Classifier, open_model, train
+from dselect.classifiers import KERNEL, LEAST, RECIPES, Classifier, open_model, train
 from dselect.console import Run
 from dselect.errors import DselectError, UsageError
 from dselect.models.strength import chance_of_one, never_ordered, read_abilities, strength
@@ -154,7 +154,7 @@ def command(
     chosen = choice.build(run.seed, sidecar=sidecar)
     stops = bool(save and output.output is None and sidecar is None and not chosen)
     with Run("preselect", run) as talk, tempfile.TemporaryDirectory(prefix="dselect-model-") as folder:
-        records = pool.open(run, talk, rereads=bool(chosen))
+        records = pool.open(run, talk, rereads=bool(chosen), kernels=[] if strength_only else [KERNEL])
         alone = not losses and not chosen
         with output.open(records, run, write=not stops, alone=alone, sidecar=sidecar) as sink:
             facts: dict[str, Any] = {}

@@ -318,18 +318,21 @@ def _collapse(layout: Layout, softmax: bool, number: int) -> Mapping[str, Array]
         at += len(rows)
     if not np.isfinite(values).all():
         raise DselectError("not a sound fastText model: a number in it is not finite", where=layout.path)
-    words, buckets = values[: layout.words], values[layout.words :]
     if not layout.uses_buckets:
-        buckets = buckets[:0]
+        values = values[: layout.words]
     elif layout.pruned is not None:
-        kept, buckets = buckets, np.full((layout.buckets, len(weights)), np.nan, np.float32)
-        buckets[layout.pruned[:, 0]] = kept[layout.pruned[:, 1]]
+        kept, values = values, np.full((layout.words + layout.buckets, len(weights)), np.nan, np.float32)
+        values[: layout.words] = kept[: layout.words]
+        values[layout.words + layout.pruned[:, 0]] = kept[layout.words + layout.pruned[:, 1]]
     letters, ends = layout.dictionary
-    table = {"words": words, "buckets": buckets, "letters": letters, "ends": ends}
-    table |= {"slots": kernel.slots_of(letters, ends), "features": np.ones(layout.words, np.uint32)}
+    features = np.ones(layout.words, np.uint32)
     if layout.longest:
-        table["words"], table["features"] = kernel.with_subwords(table, layout.shortest, layout.longest)
-    return table
+        words, buckets = values[: layout.words], values[layout.words :]
+        values[: layout.words], features = kernel.with_subwords(
+            letters, ends, layout.words, buckets, words, layout.shortest, layout.longest
+        )
+    table = {"values": values, "slots": kernel.slots_of(letters, ends), "features": features}
+    return table if layout.pruned is None else {**table, "pruned": np.ones(1, np.uint8)}
 
 
 class Library:

@@ -5,14 +5,18 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dselect.classifiers import auc, line
 from dselect.errors import DselectError
+from dselect.kernels.fasttext import remainder
 from dselect.models.fasttext import FastText, Library, read, why_not
 from tests.conftest import CODE, COOKING, LAW, make_pool, write_records
 
 ODD = ["", " ", "\n", "stir", "__label__a", "x __label__b stir", "stir </s> tenant", "</s>", "__label_", "x__label__a",
-       "\0 stir\0the\tpan\x0b\x0cto\re", "漢字 हिन्दी 🤖", "é" * 300, "stir \x85\u2028the"]  # fmt: skip
+       "\0 stir\0the\tpan\x0b\x0cto\re", "漢字 हिन्दी 🤖", "é" * 300, "stir \x85\u2028the", "stir the pan " * 400,
+       "é" * 4095 + " stir" * 900, "the pan " * 600 + "</s> stir", "stir __label__q __label__a the " * 99]  # fmt: skip
 KINDS = {
     "words": {"labels": 2},
     "pairs": {"labels": 2, "wordNgrams": 2},
@@ -35,8 +39,8 @@ def trained(folder):
     import fasttext
 
     random_ = random.Random(3)
-    for name, given in KINDS.items():
-        settings = {"dim": 8, "bucket": 997, "epoch": 8, "lr": 0.5, "thread": 1, "verbose": 0, **given}
+    for name, options in KINDS.items():
+        settings = {"dim": 8, "bucket": 997, "epoch": 8, "lr": 0.5, "thread": 1, "verbose": 0, **options}
         labels = settings.pop("labels")
         with (folder / "train.txt").open("w") as file:
             for number in range(150):
@@ -112,6 +116,13 @@ def test_training_repeats_and_the_saved_model_scores_as_the_run_that_made_it(dse
     assert (tmp_path / "n.bin").read_bytes() == saved
     few = write_records(tmp_path / "few.jsonl", make_pool(3))
     assert "3 positive records are too few" in dselect("classify", pool, "--positive", few, status=1).stderr
+
+
+@given(st.integers(0, 2**64 - 1), st.one_of(st.integers(1, 2**31), st.sampled_from([1, 2, 2_000_000, 2**31 - 1])))
+def test_a_remainder_is_exact_without_a_division(number, divisor):
+    for near in (number, number // divisor * divisor, max(number // divisor * divisor - 1, 0), 2**64 - 1):
+        found = remainder(np.uint64(near), np.uint64(divisor), np.uint64((2**64 - 1) // divisor))
+        assert int(found) == near % divisor
 
 
 def test_text_that_looks_like_a_label_is_left_out_of_training():
