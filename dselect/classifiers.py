@@ -36,8 +36,8 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 class Classifier:
     """The probability that a text is of a label, by a model of the fastText library."""
 
-    def __init__(self, model: FastText | Library, name: str) -> None:
-        self.model, self.name = model, name
+    def __init__(self, model: FastText | Library, name: str, min_words: int = 0) -> None:
+        self.model, self.name, self.min_words = model, name, min_words
 
     @property
     def fields(self) -> Mapping[str, Kind]:
@@ -45,14 +45,20 @@ class Classifier:
         return {self.name: "score"}
 
     def score(self, batch: Batch) -> Mapping[str, Floats]:
-        """Return the probability of every text: float64 (n,), in 0 … 1."""
-        return {self.name: self.model.probabilities(batch.texts)}
+        """Return the probability of every text: float64 (n,), in 0 … 1; NaN below `min_words`."""
+        found = self.model.probabilities(batch.texts)
+        if self.min_words:
+            from dselect.kernels.ngrams import score_ngrams
+
+            _, _, words = score_ngrams(batch.texts, 1, np.zeros((1, 1)))
+            found[words < self.min_words] = np.nan
+        return {self.name: found}
 
 
 def open_model(path: str, label: str | None) -> tuple[FastText | Library, str | None]:
     """Return the model of a file, and why it is slow if it is; the label is the settings' beside it unless given."""
     layout = read(path)
-    label = label or _settings(path).get("label")
+    label = label or saved_label(path)
     if label is None or label not in layout.labels:
         what = f"no label {label!r} in this model" if label else "which label is the good one?"
         names = ", ".join(layout.labels[:12])
@@ -63,7 +69,8 @@ def open_model(path: str, label: str | None) -> tuple[FastText | Library, str | 
     return (Library(layout, label) if slow else FastText(layout, label)), slow
 
 
-def _settings(path: str) -> dict[str, Any]:
+def saved_label(path: str) -> str | None:
+    """Return the label that the settings beside a model name; None where there are none."""
     beside = Path(f"{path}.json")
     try:
         found = json.loads(beside.read_bytes()) if beside.is_file() else {}
@@ -71,7 +78,7 @@ def _settings(path: str) -> dict[str, Any]:
             raise ValueError("no settings of a classifier")
     except (OSError, ValueError) as error:
         raise DselectError(f"cannot read these settings: {error}", where=str(beside)) from error
-    return found
+    return found.get("label")
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,7 @@ class Recipe:
     dim: int = 100
     buckets: int = 2_000_000
     min_count: int = 1
+    one_vs_all: bool = False
     threads: int = 1
 
 
@@ -124,10 +132,11 @@ RECIPES = {"default": Recipe(), "dclm": Recipe(), "preselect": Recipe(epochs=3)}
 
 
 def train(
-    positive: Sequence[str], negative: Sequence[str], recipe: Recipe, seed: int, path: Path
+    positive: Sequence[str], negative: Sequence[str], recipe: Recipe, seed: int, path: Path, *, seeds: int = 1
 ) -> tuple[FastText, dict[str, Any]]:
     """Train on balanced classes, a tenth held out, save to a path, and return the model and how it did there.
 
+    seeds: so many models, the first of which is returned; the others tell how much chance there is in it.
     DselectError with fewer than ten texts of a class, or where the library gives up.
     """
     for texts, what in ((positive, "positive"), (negative, "negative")):
@@ -142,14 +151,25 @@ def train(
         held[label] = [t for t, out in zip(texts, outside.tolist(), strict=True) if out]
         kept = [t for t, out in zip(texts, outside.tolist(), strict=True) if not out]
         lines += [f"{label} {line(text)}" for text in kept]
-    lines = _ordered(lines, seed, len(lines))
-    model = _run(lines, recipe, seed, path)
     facts: dict[str, Any] = {"positive": len(classes[POSITIVE]), "negative": len(classes[NEGATIVE])}
     facts["held_out"] = sum(map(len, held.values()))
+    model = _run(_ordered(lines, seed, len(lines)), recipe, seed, path)
     if all(held.values()):
-        good, bad = (model.probabilities(held[label]) for label in (POSITIVE, NEGATIVE))
+        scores = [_scores(model, held)]
+        for other in range(seed + 1, seed + seeds):
+            with tempfile.TemporaryDirectory(prefix="dselect-model-") as folder:
+                again = _run(_ordered(lines, other, len(lines)), recipe, other, Path(folder) / "model.bin")
+                scores.append(_scores(again, held))
+        good, bad = scores[0]
         facts |= {"auc": auc(good, bad), "calibration_error": calibration_error(good, bad)}
+        facts["calibration"] = calibration(good, bad)
+        if seeds > 1:
+            facts |= {"aucs": [auc(*pair) for pair in scores], "rank_agreement": rank_agreement(scores)}
     return model, facts
+
+
+def _scores(model: FastText, held: Mapping[str, list[str]]) -> tuple[Floats, Floats]:
+    return model.probabilities(held[POSITIVE]), model.probabilities(held[NEGATIVE])
 
 
 def _run(lines: Sequence[str], recipe: Recipe, seed: int, path: Path) -> FastText:
@@ -162,6 +182,7 @@ def _run(lines: Sequence[str], recipe: Recipe, seed: int, path: Path) -> FastTex
             model = fasttext.train_supervised(
                 input=str(source), epoch=recipe.epochs, lr=recipe.lr, wordNgrams=recipe.ngrams, dim=recipe.dim,
                 bucket=recipe.buckets, minCount=recipe.min_count, thread=recipe.threads, seed=seed, verbose=0,
+                loss="ova" if recipe.one_vs_all else "softmax",
             )  # fmt: skip
         except (RuntimeError, ValueError) as error:
             raise DselectError(f"fastText cannot train on this: {error}", way_out="a lower --lr may help") from error
@@ -191,10 +212,43 @@ def auc(good: Floats, bad: Floats) -> float:
     return float((order.sum() - len(good) * (len(good) - 1) / 2) / (len(good) * len(bad)))
 
 
-def calibration_error(good: Floats, bad: Floats) -> float:
-    """Return the mean gap between p and the share of positives, over ten bins weighted by what is in them."""
+def rank_agreement(scores: Sequence[tuple[Floats, Floats]]) -> float:
+    """Return the mean of Spearman's correlations between every two models' scores of the same texts."""
+    found = np.corrcoef([ranks(np.concatenate(pair)) for pair in scores])
+    return float(found[np.triu_indices(len(scores), 1)].mean())
+
+
+def calibration(good: Floats, bad: Floats) -> list[tuple[float, float, int]]:
+    """Return, for ten bins of p, empty ones left out: the mean p, the share of positives, and how many are in it."""
     p = np.concatenate([good, bad])
     truth = np.concatenate([np.ones(len(good)), np.zeros(len(bad))])
     bins = np.minimum((p * 10).astype(int), 9)
-    gaps = [abs(float((p - truth)[bins == b].sum())) for b in range(10)]
-    return sum(gaps) / len(p)
+    return [
+        (float(p[at].mean()), float(truth[at].mean()), int(at.sum()))
+        for at in (bins == b for b in range(10))
+        if at.any()
+    ]
+
+
+def calibration_error(good: Floats, bad: Floats) -> float:
+    """Return the mean gap between p and the share of positives, over ten bins weighted by what is in them."""
+    bins = calibration(good, bad)
+    return sum(abs(predicted - observed) * count for predicted, observed, count in bins) / (len(good) + len(bad))
+
+
+def held_out(how: Mapping[str, Any]) -> str:
+    """Say how a model did on held-out records: what `train` found, with the table of its calibration."""
+    if "auc" not in how:
+        return "no record of one class was held out: nothing is known about this model"
+    said = (
+        f"on {how['held_out']} held-out records AUC {how['auc']:.3f}, calibration error {how['calibration_error']:.3f}"
+    )
+    lines = [f"{said}; AUC does not predict what a selection is worth (dselect eval tells)"]
+    if "aucs" in how:
+        low, high = min(how["aucs"]), max(how["aucs"])
+        lines.append(
+            f"{len(how['aucs'])} seeds: AUC {low:.3f} to {high:.3f}, rank agreement {how['rank_agreement']:.3f}"
+        )
+    lines.append("  predicted  observed  records")
+    lines += [f"  {predicted:9.3f}  {observed:8.3f}  {count:7}" for predicted, observed, count in how["calibration"]]
+    return "\n".join(lines)

@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dselect.classifiers import KERNEL, RECIPES, Classifier, collect, open_model, train
+from dselect.classifiers import KERNEL, RECIPES, Classifier, collect, held_out, open_model, train
 from dselect.console import Run
 from dselect.errors import UsageError
 from dselect.options import (
     As,
     ChoiceOptions,
+    MinWords,
     Model,
     Option,
     OutputOptions,
@@ -49,12 +50,24 @@ def command(
     recipe: Annotated[
         Literal["default", "dclm", "preselect"], Option(help="How to train: settings that go together.")
     ] = "default",
+    epochs: Annotated[
+        int | None, Option(metavar="N", help="Passes over what it trains on. [default: 5]", min=1)
+    ] = None,
+    lr: Annotated[float | None, Option(metavar="X", help="Learning rate. [default: 0.1]", min=0.0)] = None,
+    dim: Annotated[int | None, Option(metavar="N", help="Size of a vector. [default: 100]", min=1, max=65536)] = None,
     buckets: Annotated[
         int | None, Option(metavar="N", help="Hash buckets of word pairs. [default: 2000000]", min=1, max=2**30)
     ] = None,
+    one_vs_all: Annotated[
+        bool, Option("--one-vs-all", help="A probability of its own for each class instead of a softmax.")
+    ] = False,
+    seeds: Annotated[
+        int, Option(metavar="K", help="Train K models, use the first, and say how far they agree.", min=1)
+    ] = 1,
     threads: Annotated[
         int, Option(metavar="N", help="Of training. More than 1 is faster and does not repeat.", min=1)
     ] = 1,
+    min_words: MinWords = 0,
     field: As = "classify",
     overwrite: Overwrite = False,
     sidecar: Sidecar = None,
@@ -69,8 +82,16 @@ def command(
     """
     if bool(positive) == (model is not None):
         raise UsageError("classify needs either --positive FILE or --model FILE")
-    if model and (negative or save or buckets or recipe != "default" or threads > 1):
-        raise UsageError("--negative, --save and how to train are for training: a model is as it was trained")
+    asked: dict[str, Any] = {
+        "epochs": epochs,
+        "lr": lr,
+        "dim": dim,
+        "buckets": buckets,
+        "one_vs_all": one_vs_all or None,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if model and (negative or save or asked or recipe != "default" or threads > 1 or seeds > 1):
+        raise UsageError("--negative, --save, --seeds and how to train are not for --model, which is as it was trained")
     if label and not model:
         raise UsageError("--label is for --model", way_out="a model trained here knows its label")
     pool.check_new(field)
@@ -94,14 +115,14 @@ def command(
                     sample = draw_sample(records, Budget.parse(str(len(good))), run.seed, None)
                     known = set(good)
                     bad = [text for text in collect([records], sample, "negatives") if text not in known]
-                settings = replace(RECIPES[recipe], threads=threads)
-                settings = replace(settings, buckets=buckets) if buckets else settings
-                scorer, how = train(good, bad, settings, run.seed, Path(save or Path(folder) / "model.bin"))
+                settings = replace(RECIPES[recipe], threads=threads, **asked)
+                place = Path(save or Path(folder) / "model.bin")
+                scorer, how = train(good, bad, settings, run.seed, place, seeds=seeds)
                 facts |= how
                 if not run.quiet and not run.json_summary:
                     _say(how, threads)
             if not stops:
-                named = Classifier(scorer, field)
+                named = Classifier(scorer, field, min_words)
                 facts |= (
                     select_scored(records, named, field, chosen, sink, overwrite).facts
                     if chosen
@@ -111,11 +132,6 @@ def command(
 
 
 def _say(how: dict[str, Any], threads: int) -> None:
-    if "auc" in how:
-        print(
-            f"dselect classify: on {how['held_out']} held-out records AUC {how['auc']:.3f}, calibration error "
-            f"{how['calibration_error']:.3f}; AUC is not what a selection is worth (dselect eval tells)",
-            file=sys.stderr,
-        )
+    print(f"dselect classify: {held_out(how)}", file=sys.stderr)
     if threads > 1:
         print("dselect: warning: --threads above 1 gives another model each time", file=sys.stderr)

@@ -15,9 +15,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from dselect.classifiers import KERNEL, LEAST, RECIPES, Classifier, open_model, train
+from dselect.classifiers import KERNEL, LEAST, RECIPES, Classifier, held_out, open_model, saved_label, train
 from dselect.console import Run
 from dselect.errors import DselectError, UsageError
+from dselect.models.fasttext import FastText, Library
 from dselect.models.strength import chance_of_one, never_ordered, read_abilities, strength
 from dselect.options import (
     As,
@@ -105,6 +106,17 @@ def extremes(pools: list[Pool], abilities: Mapping[str, float]) -> tuple[list[st
     return [texts[i] for i in best.tolist()], [texts[i] for i in worst], facts
 
 
+def _saved(path: str) -> FastText | Library:
+    """Open a model that was trained here; DselectError for one from elsewhere, whose labels mean something else."""
+    if saved_label(path) is None:
+        raise DselectError(
+            "no settings beside it: not a model that preselect saved",
+            where=path,
+            way_out="dselect classify --model FILE --label NAME --as preselect scores by any model",
+        )
+    return open_model(path, None)[0]
+
+
 def command(
     pool: PoolOptions,
     output: OutputOptions,
@@ -160,7 +172,7 @@ def command(
             facts: dict[str, Any] = {}
             scorer: Classifier | Strength
             if model:
-                scorer = Classifier(open_model(model, None)[0], field)
+                scorer = Classifier(_saved(model), field)
             elif strength_only:
                 scorer = Strength(read_abilities(ability or ""), field)
             else:
@@ -172,8 +184,7 @@ def command(
                 if not run.quiet and not run.json_summary:
                     print(
                         f"dselect preselect: {facts['strength_one']} records with S = 1, where noise would give "
-                        f"{facts['strength_one_by_chance']:g}; held-out AUC {how.get('auc', float('nan')):.3f}, "
-                        "which is not what a selection is worth",
+                        f"{facts['strength_one_by_chance']:g}; {held_out(how)}",
                         file=sys.stderr,
                     )
             if not stops:

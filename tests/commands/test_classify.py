@@ -1,14 +1,16 @@
 """fastText's numbers without its vectors; files that its own reader would crash on; training that repeats."""
 
 import random
+import re
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dselect.classifiers import auc, line
+from dselect.classifiers import Recipe, auc, calibration, calibration_error, line, rank_agreement, train
 from dselect.errors import DselectError
 from dselect.kernels.fasttext import remainder
 from dselect.models.fasttext import FastText, Library, read, why_not
@@ -95,8 +97,10 @@ def test_a_damaged_file_is_refused_before_the_library_sees_it(name, trained, tmp
 def test_the_command_scores_with_any_model_and_says_what_it_lacks(dselect, trained, tmp_path):
     pool = write_records(tmp_path / "p.jsonl", [*make_pool(30), {"text": ""}])
     model = trained / "pairs.bin"
-    one = dselect("classify", pool, "--model", model, "--label", "__label__a", "-j", 1).stdout
-    assert dselect("classify", pool, "--model", model, "--label", "__label__a", "-j", 2).stdout == one
+    options = ["--model", model, "--label", "__label__a", "--min-words", 1]
+    run = dselect("classify", pool, *options, "-j", 1)
+    assert ["classify" in record for record in run.records] == [True] * 30 + [False]
+    assert dselect("classify", pool, *options, "-j", 2).stdout == run.stdout
     assert "it has: __label__" in dselect("classify", pool, "--model", model, status=2).stderr
     slow = dselect("classify", pool, "--model", trained / "hierarchical.bin", "--label", "__label__a")
     assert "hierarchical softmax is scored by the library" in slow.stderr
@@ -112,7 +116,9 @@ def test_training_repeats_and_the_saved_model_scores_as_the_run_that_made_it(dse
     best = sorted(first.records, key=lambda record: -record["classify"])[:50]
     assert {record["source"] for record in best} == {"cooking"}
     saved = (tmp_path / "m.bin").read_bytes()
-    dselect("classify", pool, *options, "--save", "n.bin", "-j", 2)
+    again = dselect("classify", pool, *options, "--save", "n.bin", "-j", 2, "--seeds", 2).stderr
+    assert "2 seeds: AUC" in again
+    assert re.search(r"predicted  observed  records\n( +[01]\.\d{3} +[01]\.\d{3} +\d+\n)+", again)
     assert (tmp_path / "n.bin").read_bytes() == saved
     few = write_records(tmp_path / "few.jsonl", make_pool(3))
     assert "3 positive records are too few" in dselect("classify", pool, "--positive", few, status=1).stderr
@@ -127,6 +133,29 @@ def test_a_remainder_is_exact_without_a_division(number, divisor):
 
 def test_text_that_looks_like_a_label_is_left_out_of_training():
     assert line("a __label__1 b\n__label__2c x__label__") == "a  b  x__label__"
+
+
+def test_a_quantised_model_is_saved_as_it_scores_and_too_small_a_one_refused(tmp_path):
+    texts = [record["text"] for record in make_pool(200)]
+    recipe = Recipe(epochs=1, dim=4, buckets=1000, one_vs_all=True)
+    path = tmp_path / "m.ftz"
+    model, _ = train(texts[:100], texts[100:], recipe, 0, path)
+    layout = read(str(path))
+    assert (layout.dim, layout.inputs.width, layout.loss) == (4, 2, 4)
+    assert FastText(layout, "__label__1").probabilities(texts).tolist() == model.probabilities(texts).tolist()
+    with pytest.raises(DselectError, match="too little to quantise"):
+        train(texts[:100], texts[100:], replace(recipe, buckets=1), 0, tmp_path / "n.ftz")
+    assert not (tmp_path / "n.ftz").exists()
+
+
+def test_seeds_that_agree_have_rank_agreement_one_and_calibration_counts_every_record():
+    good, bad = np.array([0.95, 0.55, 0.57]), np.array([0.52, 0.1])
+    assert rank_agreement([(good, bad), (good**2, bad**2)]) == pytest.approx(1)
+    assert rank_agreement([(good, bad), (-good, -bad)]) == pytest.approx(-1)
+    assert calibration(good, bad) == [
+        (0.1, 0.0, 1), (pytest.approx(0.5466666), pytest.approx(2 / 3), 3), (0.95, 1.0, 1)
+    ]  # fmt: skip
+    assert calibration_error(good, bad) == pytest.approx((0.1 + 0.36 + 0.05) / 5)
 
 
 def test_auc_is_the_share_of_pairs_in_order():

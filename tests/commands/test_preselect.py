@@ -46,7 +46,7 @@ def losses(tmp_path):
     return write_records(tmp_path / "losses.jsonl", records)
 
 
-def test_it_learns_what_predicts(dselect, losses, pool):
+def test_it_learns_what_predicts(dselect, losses, pool, tmp_path):
     added = dselect("preselect", losses, "--ability", "able.csv", "--strength-only").records
     assert {r["predictive_strength"] for r in added if r["source"] == "cooking"} == {1.0}
     options = ["--losses", losses, "--ability", "able.csv", "--buckets", 5000, "--save", "m.bin"]
@@ -56,6 +56,9 @@ def test_it_learns_what_predicts(dselect, losses, pool):
     assert run.summary["strength_one"] >= 100
     again = dselect("preselect", pool, "--model", "m.bin", "--keep", 50)
     assert again.stdout == run.stdout
+    (tmp_path / "m.bin.json").unlink()
+    foreign = dselect("preselect", pool, "--model", "m.bin", status=1).stderr
+    assert "m.bin: no settings beside it: not a model that preselect saved (dselect classify --model FILE" in foreign
 
 
 @pytest.mark.parametrize(
