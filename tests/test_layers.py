@@ -17,7 +17,7 @@ LAYERS = [
     {"pool"},
     {"pipeline"},
     {"sampling"},
-    {"fitting"},
+    {"fitting", "classifiers"},
     {"options", "console"},
     {"commands"},
     {"cli"},

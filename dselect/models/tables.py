@@ -63,7 +63,7 @@ def load_mapped(path: str, kind: str) -> tuple[dict[str, Any], dict[str, np.ndar
     return settings, arrays
 
 
-_TYPES = {"U8": np.uint8, "U32": np.uint32, "U64": np.uint64, "F64": np.float64}
+_TYPES = {"U8": np.uint8, "U32": np.uint32, "U64": np.uint64, "F32": np.float32, "F64": np.float64}
 
 
 def _view(mapped: mmap.mmap, start: int, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray[Any, Any]:

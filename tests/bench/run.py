@@ -200,7 +200,15 @@ def bench(options: argparse.Namespace, paths: list[Path], target: Path, folder: 
     memory = larger["score"].memory / max(found["score 2"].memory, 1)
     row("dsir --model, a pool twice as large", larger["score"], text_bytes(twice), memory, "memory of the smaller")
 
+    fit = [*DSELECT, "classify", *small, "--positive", str(target), "--save", "model.bin", "-q"]
+    subprocess.run(fit, cwd=folder, check=True)
+    classify = [*DSELECT, "classify", "large", "--model", "model.bin", "-q", "--force", "-o", "classified/", "-j", "2"]
+    found = in_turn({"floor": [*FLOOR, "2", "floor", *large], "classify": classify}, options.repeat, folder)
+    ratio = found["floor"].median / found["classify"].median
+    row("classify --model, to a folder, 2 jobs", found["classify"], size, ratio, "floor")
+    beside_fasttext(options, small, folder, row)
     language_model(options, small, folder, row)
+
     if options.official:
         beside_official(options, small, large, target, folder, row)
         beside_zipfit(options, small, target, folder, row)
@@ -236,6 +244,33 @@ def scoring_alone(commands: dict[str, list[str]], repeat: int, folder: Path) -> 
         amount, seconds = zip(*(map(float, said.split()) for said in runs.said), strict=True)
         found[name] = (Measured(list(seconds), runs.memory), int(amount[0]))
     return found
+
+
+def beside_fasttext(options: argparse.Namespace, pool: list[str], folder: Path, row: Callable[..., None]) -> None:
+    """Measure the library's own predict and ours on a part of the pool, in this process: processor time."""
+    import fasttext
+
+    from dselect.models.fasttext import FastText, read
+
+    few = Path(sample(pool, folder / "few-fasttext.jsonl", 4e6))
+    texts = [orjson.loads(line)["text"].replace("\n", " ") for line in few.read_bytes().splitlines()]
+    library, ours = (
+        fasttext.load_model(str(folder / "model.bin")),
+        FastText(read(str(folder / "model.bin")), "__label__1"),
+    )
+    theirs, mine = Measured(), Measured()
+    for _ in range(options.repeat):
+        began = time.process_time()
+        for text in texts:
+            library.f.predict(text + "\n", 2, 0.0, "strict")
+        theirs.seconds.append(time.process_time() - began)
+        began = time.process_time()
+        for first in range(0, len(texts), 200):
+            ours.probabilities(texts[first : first + 200])
+        mine.seconds.append(time.process_time() - began)
+    size = sum(len(text.encode()) for text in texts)
+    row("fastText's predict, in process", theirs, size)
+    row("classify's kernel, in process", mine, size, theirs.median / mine.median, "fastText's predict")
 
 
 def beside_official(

@@ -1,0 +1,137 @@
+"""Score records by a fastText classifier: the probability of a label."""
+# Joulin et al. 2017; as quality filter Li et al. 2024 (DCLM). One normalisation for training and scoring: newlines are
+# spaces, and tokens that begin with __label__ are left out, as the library leaves them out when it scores.
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dselect.classifiers import KERNEL, RECIPES, Classifier, collect, held_out, open_model, train
+from dselect.console import Run
+from dselect.errors import UsageError
+from dselect.options import (
+    As,
+    ChoiceOptions,
+    MinWords,
+    Model,
+    Option,
+    OutputOptions,
+    Overwrite,
+    PoolOptions,
+    RunOptions,
+    Save,
+    Sidecar,
+)
+from dselect.pipeline import annotate, select_scored
+from dselect.sampling import draw_sample
+from dselect.selection import Budget
+
+
+def command(
+    pool: PoolOptions,
+    output: OutputOptions,
+    choice: ChoiceOptions,
+    run: RunOptions,
+    positive: Annotated[
+        list[str] | None, Option(metavar="FILE", help="Good records to train on; give it again for more.")
+    ] = None,
+    negative: Annotated[
+        list[str] | None, Option(metavar="FILE", help="Bad ones. [default: as many, drawn from the pool]")
+    ] = None,
+    model: Model = None,
+    label: Annotated[
+        str | None, Option(metavar="NAME", help="Of --model: whose probability. [default: the saved settings']")
+    ] = None,
+    save: Save = None,
+    recipe: Annotated[
+        Literal["default", "dclm", "preselect"], Option(help="How to train: settings that go together.")
+    ] = "default",
+    epochs: Annotated[
+        int | None, Option(metavar="N", help="Passes over what it trains on. [default: 5]", min=1)
+    ] = None,
+    lr: Annotated[float | None, Option(metavar="X", help="Learning rate. [default: 0.1]", min=0.0)] = None,
+    dim: Annotated[int | None, Option(metavar="N", help="Size of a vector. [default: 100]", min=1, max=65536)] = None,
+    buckets: Annotated[
+        int | None, Option(metavar="N", help="Hash buckets of word pairs. [default: 2000000]", min=1, max=2**30)
+    ] = None,
+    one_vs_all: Annotated[
+        bool, Option("--one-vs-all", help="A probability of its own for each class instead of a softmax.")
+    ] = False,
+    seeds: Annotated[
+        int, Option(metavar="K", help="Train K models, use the first, and say how far they agree.", min=1)
+    ] = 1,
+    threads: Annotated[
+        int, Option(metavar="N", help="Of training. More than 1 is faster and does not repeat.", min=1)
+    ] = 1,
+    min_words: MinWords = 0,
+    field: As = "classify",
+    overwrite: Overwrite = False,
+    sidecar: Sidecar = None,
+) -> None:
+    """Score records by how likely a fastText classifier finds them good.
+
+    Adds the field classify, a probability. Any supervised model of the library will do, .bin or .ftz.
+
+    \b
+    Example:
+      dselect classify pool.jsonl.zst --positive target.jsonl.zst --buckets 50000 --keep 10% -o picked.jsonl.zst
+    """
+    if bool(positive) == (model is not None):
+        raise UsageError("classify needs either --positive FILE or --model FILE")
+    asked: dict[str, Any] = {
+        "epochs": epochs,
+        "lr": lr,
+        "dim": dim,
+        "buckets": buckets,
+        "one_vs_all": one_vs_all or None,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if model and (negative or save or asked or recipe != "default" or threads > 1 or seeds > 1):
+        raise UsageError("--negative, --save, --seeds and how to train are not for --model, which is as it was trained")
+    if label and not model:
+        raise UsageError("--label is for --model", way_out="a model trained here knows its label")
+    pool.check_new(field)
+    chosen = choice.build(run.seed, sidecar=sidecar)
+    stops = bool(save and output.output is None and sidecar is None and not chosen)
+    with Run("classify", run) as talk, tempfile.TemporaryDirectory(prefix="dselect-model-") as folder:
+        alone = model is not None and not chosen
+        again = bool(chosen) or (not model and not (stops and negative))
+        records = pool.open(run, talk, rereads=again, kernels=[KERNEL])
+        with output.open(records, run, write=not stops, alone=alone, sidecar=sidecar) as sink:
+            facts: dict[str, Any] = {}
+            if model:
+                scorer, slow = open_model(model, label)
+                if slow and not run.quiet:
+                    print(f"dselect: warning: {model}: {slow} is scored by the library, slowly", file=sys.stderr)
+            else:
+                good = collect(pool.open_targets(positive or ()), what="positives")
+                if negative:
+                    bad = collect(pool.open_targets(negative), what="negatives")
+                else:
+                    sample = draw_sample(records, Budget.parse(str(len(good))), run.seed, None)
+                    known = set(good)
+                    bad = [text for text in collect([records], sample, "negatives") if text not in known]
+                settings = replace(RECIPES[recipe], threads=threads, **asked)
+                place = Path(save or Path(folder) / "model.bin")
+                scorer, how = train(good, bad, settings, run.seed, place, seeds=seeds)
+                facts |= how
+                if not run.quiet and not run.json_summary:
+                    _say(how, threads)
+            if not stops:
+                named = Classifier(scorer, field, min_words)
+                facts |= (
+                    select_scored(records, named, field, chosen, sink, overwrite).facts
+                    if chosen
+                    else annotate(records, named, sink, overwrite, sidecar=bool(sidecar))
+                )
+    talk.report(records.counts, **facts, saved=save)
+
+
+def _say(how: dict[str, Any], threads: int) -> None:
+    print(f"dselect classify: {held_out(how)}", file=sys.stderr)
+    if threads > 1:
+        print("dselect: warning: --threads above 1 gives another model each time", file=sys.stderr)
