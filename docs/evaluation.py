@@ -32,8 +32,8 @@ FOLDER = Path("build/evaluation")
 TARGETS = ["humaneval", "gsm8k_test", "proofnet_valid", "pubmedqa"]
 ENOUGH, BUDGET = 2_100_000, "2MB"  # selections hold a little more than is trained on, so that seeds differ
 
-# A selection is one line: its name, and the command that makes it, without --keep and -o. POOL, FIT (what to select by)
-# and DOMAINS stand for files, {name} for a selection above.
+# A selection is one line: its name, and the command that makes it, without --keep and -o. POOL, FIT (to select by),
+# DOMAINS, LOSSES and ABILITIES (see `ladder`) stand for files, {name} for a selection above.
 SELECTIONS = {
     "random": "select POOL --seed 1",
     "dsir_paper": "dsir POOL --target FIT --length sum --smoothing 0",
@@ -45,6 +45,16 @@ SELECTIONS = {
     "ncd": "zipfit POOL --target FIT --score ncd --target-sample 16",
     "zipfit_gzip": "zipfit POOL --target FIT --compressor gzip:6 --target-sample 16",
     "zipfit": "zipfit POOL --target FIT",
+    "classify": "classify POOL --positive FIT",
+    "preselect": "preselect POOL --losses LOSSES --ability ABILITIES",
+}
+# PreSelect needs models that are good at different things. These, of byte n-grams, stand in for real ones.
+MODELS = {
+    "code": ["code_python", "code_javascript"],
+    "mathematics": ["math_tex", "math_lean", "math_word_problems"],
+    "fiction": ["books_fiction", "kids_stories"],
+    "science": ["science_plos", "medical_qa", "medical_abstracts"],
+    "web": ["web_crawl", "web_forums_email", "reviews_movies"],
 }
 # These are judged too, to see whether the judges rank alike.
 MORE = {
@@ -104,10 +114,30 @@ def in_domain(data: Path, name: str) -> list[Path]:
     return [data / "pool" / f"{domain}.jsonl.zst" for domain in domains]
 
 
+def ladder(data: Path, fit: Path) -> tuple[Path, Path]:
+    """Return the losses of a sample of the pool under each of MODELS, and their abilities: -loss on the target."""
+    folder = FOLDER / "models"
+    models: list[object] = []
+    for name, domains in MODELS.items():
+        files = [data / "pool" / f"{domain}.jsonl.zst" for domain in domains]
+        dselect("lm", *files, "--order", 5, "-q", "-o", folder / f"{name}.lm")
+        models += ["--model", f"{name}={folder / name}.lm"]
+    dselect("select", data / "pool", "--keep", "10MB", "--seed", 8, "-q", "-o", folder / "sample.jsonl.zst")
+    dselect("loss", folder / "sample.jsonl.zst", *models, "-q", "-o", folder / "losses.jsonl.zst")
+    records = [json.loads(line) for line in dselect("loss", fit, *models, "-q", "-o", "-").splitlines()]
+    sizes = [len(record["text"].encode()) for record in records]
+    scores = {name: -np.average([record[f"loss_{name}"] for record in records], weights=sizes) for name in MODELS}
+    abilities = fit.parent / "abilities.csv"
+    abilities.write_text("model,score\n" + "".join(f"{name},{score}\n" for name, score in scores.items()), "utf-8")
+    return folder / "losses.jsonl.zst", abilities
+
+
 def select(data: Path, name: str, fit: Path) -> dict[str, Path]:
     """Select by half of a target in every way; return the files."""
     folder, made = fit.parent, {}
+    losses, abilities = ladder(data, fit)
     files: dict[str, list[object]] = {"POOL": [data / "pool"], "FIT": [fit], "DOMAINS": [*in_domain(data, name)]}
+    files |= {"LOSSES": [losses], "ABILITIES": [abilities]}
     for way, line in (SELECTIONS | MORE).items():
         path, new = folder / f"{way}.jsonl.zst", folder / f"new-{way}.jsonl.zst"
         command = [word for part in line.split() for word in files.get(part, [part])]
