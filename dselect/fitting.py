@@ -45,7 +45,7 @@ class CountBytes:
         from dselect.kernels.byte_ngrams import count
 
         at = range(len(batch)) if self.sample is None else self.sample.of(batch).tolist()
-        texts = [batch.texts[i].encode() for i in at]
+        texts = [batch.utf8[i] for i in at]
         draw, ties = draws.uniform(self.seed, "held-out", batch.identities), batch.ties
         drawn = [(float(draw[i]), int(ties[i]), text) for i, text in zip(at, texts, strict=True)]
         hashes = batch.text_hashes if self.hashes else np.zeros(0, np.uint64)

@@ -41,6 +41,7 @@ class BottomK:
 
     def part(self, column: str, value: float) -> BottomK:
         """Return the sample of those records alone that have this value in a column."""
+        self._join()
         found = BottomK(self.size)
         for keys, columns in self._parts:
             at = columns[column] == value
@@ -53,21 +54,28 @@ class BottomK:
         keys, columns = self._parts[0] if self._parts else (np.zeros(0, np.uint64), {})
         return keys, dict(columns)
 
+    def _join(self) -> None:
+        """Make one part of all."""
+        if len(self._parts) > 1:
+            names = sorted({name for _, columns in self._parts for name in columns})
+            joined = {
+                name: np.concatenate([columns.get(name, np.full(len(keys), np.nan)) for keys, columns in self._parts])
+                for name in names
+            }
+            self._parts = [(np.concatenate([keys for keys, _ in self._parts]), joined)]
+
     def _compact(self) -> None:
+        """Keep no more than the sample, in order."""
+        self._join()
         if not self._parts:
             return
-        names = sorted({name for _, columns in self._parts for name in columns})
-        keys = np.concatenate([keys for keys, _ in self._parts])
-        joined = {
-            name: np.concatenate([columns.get(name, np.full(len(keys), np.nan)) for keys, columns in self._parts])
-            for name in names
-        }
+        keys, columns = self._parts[0]
+        near = np.arange(len(keys))
         if len(keys) > self.size:
             near = np.flatnonzero(keys <= np.partition(keys, self.size - 1)[self.size - 1])
-        else:
-            near = np.arange(len(keys))
-        order = near[np.lexsort([*(joined[name][near] for name in reversed(names)), keys[near]])][: self.size]
-        self._parts = [(keys[order], {name: joined[name][order] for name in names})]
+        decide = [columns[name][near] for name in sorted(columns, reverse=True)]
+        order = near[np.lexsort([*decide, keys[near]])][: self.size]
+        self._parts = [(keys[order], {name: columns[name][order] for name in sorted(columns)})]
         self._held = len(order)
         if len(order) == self.size:
             self._largest = self._parts[0][0][-1]

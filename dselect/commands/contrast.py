@@ -157,7 +157,7 @@ class Contrast:
 
     def score(self, batch: Batch) -> Mapping[str, Floats]:
         """Return the score of every text: float64 (n,); NaN below `min_words`."""
-        texts = [text.encode() for text in batch.texts]
+        texts = batch.utf8
         sizes = np.fromiter(map(len, texts), np.int64, len(texts))
         scores = (self._differences(texts, batch.text_hashes) + SHRINK * self.pool_mean_) / (sizes + SHRINK)
         if self.min_words:

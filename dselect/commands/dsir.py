@@ -117,7 +117,7 @@ class Dsir:
         """Return the score of every text towards each target: float64 (n,) a field; NaN below `min_words`."""
         if self.log_ratio_ is None or self.pool_mean_ is None:
             raise NotFitted("this dsir model has not been fitted")
-        sums, grams, words = _kernel(self.reference).score_ngrams(batch.texts, self.ngrams, self.log_ratio_)
+        sums, grams, words = _kernel(self.reference).score_ngrams(batch.utf8, self.ngrams, self.log_ratio_)
         if self.length == "mean":
             sums = (sums + SHRINK * self.pool_mean_) / (grams[:, None] + SHRINK)
         sums[words < self.min_words] = np.nan
@@ -190,7 +190,7 @@ class CountNgrams:
 
     def __call__(self, batch: Batch) -> tuple[Counts, Counts]:
         """Return the buckets that occur, int64 (k,), and how often."""
-        texts = batch.texts
+        texts = batch.utf8
         if self.sample:
             texts = [texts[i] for i in self.sample.of(batch).tolist()]
         counts = np.zeros(self.buckets, np.int64)

@@ -45,7 +45,7 @@ class Losses:
 
     def score(self, batch: Batch) -> Mapping[str, Floats]:
         """Return each model's loss: float64 (n,)."""
-        texts = [text.encode() for text in batch.texts]
+        texts = batch.utf8
         return {f"loss_{name}": model.loss(texts) for name, model in self.models.items()}
 
 

@@ -144,7 +144,7 @@ class ZipFit:
         """Return the score of every text: float64 (n,); NaN below `min_words`."""
         if not self.targets_:
             raise NotFitted("this zipfit model has not been fitted")
-        texts = [text.encode() for text in batch.texts]
+        texts = batch.utf8
         scores = self._similarities(texts) if self.kind == "ncd" else self._scores(texts)
         if self.min_words:
             from dselect.kernels.ngrams import count_words
@@ -275,7 +275,7 @@ class Draw:
         ties = batch.ties
         drawn = []
         for at in lowest:
-            text = batch.texts[at].encode()
+            text = batch.utf8[at]
             if self.longest is not None and len(text) > self.longest:
                 start = int(places[at] * (len(text) - self.longest)) if self.anywhere else 0
                 text = text[start : start + self.longest]

@@ -95,13 +95,13 @@ def _score(data: Any, ends: Any, classes: Any, longest: Any, weights: Any, sums:
         start = stop
 
 
-def count_ngrams(texts: Sequence[str], longest: int, counts: Ints) -> int:
+def count_ngrams(texts: Sequence[str] | Sequence[bytes], longest: int, counts: Ints) -> int:
     """Add the uni- to `longest`-grams of the texts to counts, int64 (buckets,); return how many there were."""
     data, ends = lower_bytes(texts)
     return int(_count(data, ends, word_classes(), longest, counts))
 
 
-def score_ngrams(texts: Sequence[str], longest: int, weights: Floats) -> tuple[Floats, Ints, Ints]:
+def score_ngrams(texts: Sequence[str] | Sequence[bytes], longest: int, weights: Floats) -> tuple[Floats, Ints, Ints]:
     """Sum the weight of every n-gram of every text.
 
     weights: float64 (buckets, columns). Returns sums float64 (n, columns), n-grams int64 (n,), words int64 (n,).

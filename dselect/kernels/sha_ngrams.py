@@ -234,13 +234,13 @@ def _table(buckets: int) -> np.ndarray[Any, np.dtype[np.uint64]]:  # noqa: ARG00
     return np.zeros((1 << _SLOT_BITS, 5), np.uint64)
 
 
-def count_ngrams(texts: Sequence[str], longest: int, counts: Ints) -> int:
+def count_ngrams(texts: Sequence[str] | Sequence[bytes], longest: int, counts: Ints) -> int:
     """Add the uni- to `longest`-grams of the texts to counts, int64 (buckets,); return how many there were."""
     data, ends = lower_bytes(texts)
     return int(_count(data, ends, word_classes(), longest, _table(len(counts)), counts))
 
 
-def score_ngrams(texts: Sequence[str], longest: int, weights: Floats) -> tuple[Floats, Ints, Ints]:
+def score_ngrams(texts: Sequence[str] | Sequence[bytes], longest: int, weights: Floats) -> tuple[Floats, Ints, Ints]:
     """Sum the weight of every n-gram of every text.
 
     weights: float64 (buckets, columns). Returns sums float64 (n, columns), n-grams int64 (n,), and the words as the

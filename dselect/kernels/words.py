@@ -18,6 +18,7 @@ SPACE, WORD, OTHER, LETTER = 0, 1, 2, 3
 
 FNV_START = np.uint64(0xCBF29CE484222325)
 FNV_PRIME = np.uint64(0x100000001B3)
+_SIGMA, _DOTTED_I = "Σ".encode(), "İ".encode()
 _CHAIN = np.uint64(0x9E3779B97F4A7C15)
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -71,12 +72,22 @@ def _lower_cases() -> np.ndarray[Any, np.dtype[np.int32]]:
     return found
 
 
-def lower_bytes(texts: Sequence[str]) -> tuple[Bytes, Ints]:
-    """Return the lower-cased texts end to end as UTF-8, and where each ends: uint8 (bytes,), int64 (n,)."""
+def lower_bytes(texts: Sequence[str] | Sequence[bytes]) -> tuple[Bytes, Ints]:
+    """Return the lower-cased texts end to end as UTF-8, and where each ends: uint8 (bytes,), int64 (n,).
+
+    The texts may be UTF-8 already.
+    """
     # Python lower-cases ASCII at the speed of memory and the rest slowly; only it knows the two that need more than a
     # table: Σ has another form at the end of a word, İ becomes two code points.
-    done = [text.isascii() or "Σ" in text or "İ" in text for text in texts]
-    parts = [(text.lower() if low else text).encode() for text, low in zip(texts, done, strict=True)]
+    parts = [text if isinstance(text, bytes) else text.encode() for text in texts]
+    done = [True] * len(parts)
+    for i, part in enumerate(parts):
+        if part.isascii():
+            parts[i] = part.lower()
+        elif _SIGMA in part or _DOTTED_I in part:
+            parts[i] = part.decode().lower().encode()
+        else:
+            done[i] = False
     data = np.frombuffer(b"".join(parts), np.uint8)
     ends = np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)))
     if all(done):

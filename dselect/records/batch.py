@@ -45,11 +45,16 @@ class Batch:
         return len(self.lines)
 
     @cached_property
+    def utf8(self) -> list[bytes]:
+        """Return every text as UTF-8, encoded once for all who want it."""
+        return [text.encode() for text in self.texts]
+
+    @cached_property
     def identities(self) -> Keys:
         """Return blake2b-64 of (parsed id or nothing, NUL, text) of every record: uint64 (n,)."""
         digests = b"".join(
-            hashlib.blake2b(b"%b\0%b" % (_id_bytes(record.get("id"), number), text.encode()), digest_size=8).digest()
-            for record, text, number in zip(self.records, self.texts, self.numbers, strict=True)
+            hashlib.blake2b(b"%b\0%b" % (_id_bytes(record.get("id"), number), text), digest_size=8).digest()
+            for record, text, number in zip(self.records, self.utf8, self.numbers, strict=True)
         )
         return np.frombuffer(digests, "<u8").astype(np.uint64)
 
@@ -74,14 +79,13 @@ class Batch:
     @property
     def text_hashes(self) -> Keys:
         """Return blake2b-64 of every text: uint64 (n,)."""
-        digests = b"".join(hashlib.blake2b(t.encode(), digest_size=8).digest() for t in self.texts)
+        digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in self.utf8)
         return np.frombuffer(digests, "<u8").astype(np.uint64)
 
     @cached_property
     def text_bytes(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the UTF-8 length of every text: int64 (n,)."""
-        sizes = (len(text) if text.isascii() else len(text.encode()) for text in self.texts)
-        return np.fromiter(sizes, np.int64, len(self.texts))
+        return np.fromiter(map(len, self.utf8), np.int64, len(self.texts))
 
     def values(self, name: str) -> list[Any]:
         """Return a field of every record, None where it is missing; dotted names reach inside, a literal key first.
