@@ -124,7 +124,8 @@ def ladder(data: Path, fit: Path) -> tuple[Path, Path]:
         models += ["--model", f"{name}={folder / name}.lm"]
     dselect("select", data / "pool", "--keep", "10MB", "--seed", 8, "-q", "-o", folder / "sample.jsonl.zst")
     dselect("loss", folder / "sample.jsonl.zst", *models, "-q", "-o", folder / "losses.jsonl.zst")
-    records = [json.loads(line) for line in dselect("loss", fit, *models, "-q", "-o", "-").splitlines()]
+    lines = dselect("loss", fit, *models, "-q", "-o", "-").split("\n")  # splitlines() would cut at U+2028 too
+    records = [json.loads(line) for line in lines if line]
     sizes = [len(record["text"].encode()) for record in records]
     scores = {name: -np.average([record[f"loss_{name}"] for record in records], weights=sizes) for name in MODELS}
     abilities = fit.parent / "abilities.csv"
