@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import DSELECT, children, make_pool, make_target, read_records, write_records
 
-KILLS = int(os.environ.get("DSELECT_KILLS", "6"))
+KILLS = int(os.environ.get("DSELECT_KILLS", "4"))
 SHARDS = [f"{shard}.jsonl.zst" for shard in range(4)]
 
 
