@@ -17,7 +17,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
-# The long form: 50 runs killed at random moments.
+# The long form: 50 runs killed at random moments, and what takes longest.
 test-all: $(VENV)/installed
 	DSELECT_KILLS=50 $(BIN)/python -m pytest --numprocesses $(JOBS)
 

@@ -16,6 +16,7 @@ import zstandard
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 DSELECT = [sys.executable, "-m", "dselect"]
+long = pytest.mark.skipif("DSELECT_KILLS" not in os.environ, reason="takes long: make test-all")
 
 
 class Outcome:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_pool, make_target, write_records
+from tests.conftest import long, make_pool, make_target, write_records
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,6 +40,7 @@ def test_a_plain_install_asks_for_no_torch_and_no_compiler(wheel):
     assert extras == {"dev", "neural", "parquet", "ray", "tokens"}
 
 
+@long
 def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"

@@ -9,7 +9,7 @@ from dselect.commands.contrast import SHRINK, WEIGHT, Contrast
 from dselect.errors import DselectError
 from dselect.models.byte_lm import ByteLM
 from tests.commands.test_lm import Oracle
-from tests.conftest import LAW, lines, make_pool, make_target, read_records, write_records
+from tests.conftest import LAW, lines, long, make_pool, make_target, read_records, write_records
 
 
 def encoded(records):
@@ -152,6 +152,7 @@ def test_a_model_from_a_stranger_is_checked(dselect, pool, target, tmp_path):
     dselect("contrast", pool, "--model", "bad", "-j", 2)
 
 
+@long
 @pytest.mark.parametrize(("name", "domain", "share"), [("humaneval", "code_python", 0.8)])
 def test_on_real_text_the_selection_is_of_the_target_s_kind(name, domain, share, dselect, shared):
     pool = [shared / "pool" / f"{d}.jsonl.zst" for d in (domain, "code_javascript", "web_crawl", "aphorisms")]

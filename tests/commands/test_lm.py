@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dselect.errors import DselectError
 from dselect.kernels import byte_ngrams
 from dselect.models.byte_lm import ByteLM, Tally
-from tests.conftest import lines, make_pool, make_target, write_records
+from tests.conftest import lines, long, make_pool, make_target, write_records
 
 TEXTS = st.lists(st.binary(max_size=20) | st.text("ab", max_size=30).map(str.encode), max_size=12)
 ORDERS = st.integers(1, 8)
@@ -150,7 +150,7 @@ def test_the_program_fits_and_scores_in_bits_per_byte(dselect, tmp_path):
         assert record["loss_cook"] == pytest.approx(oracle.bits(text) / len(text) if text else 8.0, rel=1e-9)
 
 
-@pytest.mark.parametrize("options", [[], ["--max-memory", "300kB"]])
+@pytest.mark.parametrize("options", [[], pytest.param(["--max-memory", "300kB"], marks=long)])
 def test_any_number_of_jobs_gives_the_same_model_and_scores(options, dselect, pool, tmp_path):
     for jobs in (1, 2, 3):
         dselect("lm", pool, "-o", f"{jobs}.lm", "-j", jobs, *options)
