@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tempfile
@@ -18,7 +17,7 @@ from dselect.errors import DselectError, UsageError
 from dselect.models.fasttext import FastText, Library, read, why_not
 from dselect.pipeline import Kind
 from dselect.pool import Pool
-from dselect.records.batch import Batch
+from dselect.records.batch import Batch, hashes_of
 from dselect.records.writing import TemporaryFile, publish, write_all
 from dselect.sampling import Sample
 from dselect.selection import ranks
@@ -48,10 +47,9 @@ class Classifier:
         """Return the probability of every text: float64 (n,), in 0 … 1; NaN below `min_words`."""
         found = self.model.probabilities(batch.texts)
         if self.min_words:
-            from dselect.kernels.ngrams import score_ngrams
+            from dselect.kernels.ngrams import count_words
 
-            _, _, words = score_ngrams(batch.texts, 1, np.zeros((1, 1)))
-            found[words < self.min_words] = np.nan
+            found[count_words(batch.utf8) < self.min_words] = np.nan
         return {self.name: found}
 
 
@@ -102,14 +100,9 @@ def line(text: str) -> str:
     return _LABEL.sub("", text).replace("\n", " ")
 
 
-def _keys(texts: Sequence[str]) -> Any:
-    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
-    return np.frombuffer(digests, "<u8").astype(np.uint64)
-
-
 def _ordered(texts: Sequence[str], seed: int, most: int) -> list[str]:
     """Return at most so many texts, in an order that depends on the texts and the seed alone."""
-    draw = draws.uniform(seed, "classify", _keys(texts))
+    draw = draws.uniform(seed, "classify", hashes_of(text.encode() for text in texts))
     at = sorted(range(len(texts)), key=lambda i: (draw[i], texts[i]))
     return [texts[i] for i in at[:most]]
 
@@ -147,7 +140,7 @@ def train(
     held: dict[str, list[str]] = {}
     lines: list[str] = []
     for label, texts in classes.items():
-        outside = draws.uniform(seed, "held-out", _keys(texts)) < HELD_OUT
+        outside = draws.uniform(seed, "held-out", hashes_of(text.encode() for text in texts)) < HELD_OUT
         held[label] = [t for t, out in zip(texts, outside.tolist(), strict=True) if out]
         kept = [t for t, out in zip(texts, outside.tolist(), strict=True) if not out]
         lines += [f"{label} {line(text)}" for text in kept]

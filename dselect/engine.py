@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import multiprocessing
 import os
-import pickle
 import signal
 import struct
 import sys
@@ -17,7 +16,7 @@ import tempfile
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection, wait
@@ -49,16 +48,19 @@ def usable_cpus() -> int:
     return cpus
 
 
-def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], jobs: int, modules: Sequence[str] = ()
+) -> Iterator[Result]:
     """Yield function(item) for every item, in order, with `jobs` processes; with one job, in this process.
 
-    The function travels to each worker once and must pickle; so must items and results. A DselectError in a
-    worker is raised here, at its item's turn. A worker that dies raises DselectError. However the iteration ends, no
-    process is left.
+    modules: what the function will import, to be imported once for all processes. The function travels to each worker
+    once and must pickle; so must items and results. A DselectError in a worker is raised here, at its item's turn. A
+    worker that dies raises DselectError. However the iteration ends, no process is left.
     """
     if jobs == 1:
         yield from map(function, items)
         return
+    _start_server(modules)
     workers: list[_Worker] = []
     done: dict[int, Any] = {}
     turn = sent = 0
@@ -104,7 +106,7 @@ def _free(workers: list[_Worker], function: Callable[[Any], Any], jobs: int) -> 
     return least if least and len(least.holds) < _AHEAD else None
 
 
-def warm_up(*modules: str) -> None:
+def _start_server(modules: Sequence[str]) -> None:
     """Start the process that workers are forked from, if it does not run; it imports these, and what this run has."""
     mine = [
         name for name in sys.modules if name in _PRELOAD or name.startswith(("dselect.kernels.", "dselect.commands."))
@@ -119,7 +121,6 @@ class _Worker:
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         context = multiprocessing.get_context("forkserver")
-        warm_up()
         self.pipe, theirs = context.Pipe()
         arena = _Arena.new()
         self.channel = _Channel(self.pipe, arena, writes=0, reads=1)
@@ -190,9 +191,11 @@ class _Arena:
 
 
 class _Channel:
-    """Messages through shared memory, announced over a pipe: what has a slot's size crosses without the pipe's copies.
+    """Messages through shared memory, announced over a pipe: what fits a slot crosses without the pipe's copies.
 
     A slot is free again when the message `_AHEAD` later comes, since no more are in flight; larger ones take the pipe.
+    Messages are written and read as multiprocessing's own pipes do it, between this process and those it has started:
+    nobody else has the memory. What strangers wrote is bytes inside a message, and no message itself.
     """
 
     def __init__(self, pipe: Connection, arena: _Arena, writes: int, reads: int) -> None:
@@ -201,7 +204,7 @@ class _Channel:
         self._sent = self._read = 0
 
     def send(self, message: object) -> None:
-        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        data = reduction.ForkingPickler.dumps(message)
         slot = self._writes + self._sent % _AHEAD
         self._sent += 1
         if len(data) <= _SLOT:
@@ -216,10 +219,10 @@ class _Channel:
     def read(self, announced: bytes) -> Any:
         slot = self._reads + self._read % _AHEAD
         self._read += 1
-        if len(announced) != _IN_SLOT.size:  # no pickle of an item is as short
-            return pickle.loads(announced)  # noqa: S301  from our own process
+        if len(announced) != _IN_SLOT.size:  # a message that fits a slot is never sent itself, so this one is long
+            return reduction.ForkingPickler.loads(announced)
         (size,) = _IN_SLOT.unpack(announced)
-        return pickle.loads(self._memory[slot * _SLOT : slot * _SLOT + size])  # noqa: S301  from our own process
+        return reduction.ForkingPickler.loads(self._memory[slot * _SLOT : slot * _SLOT + size])
 
 
 def _serve(pipe: Connection, arena: _Arena, function: Callable[[Any], Any]) -> None:

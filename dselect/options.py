@@ -173,6 +173,10 @@ class OutputOptions:
         if self.output == "/dev/stdout":
             self.output = "-"
 
+    def fits_only(self, save: str | None, sidecar: str | None, choice: Choice) -> bool:
+        """Tell whether a command fits a model, saves it and stops: nothing says where records should go."""
+        return bool(save and self.output is None and sidecar is None and not choice)
+
     def open(
         self, pool: Pool, run: RunOptions, *, write: bool = True, alone: bool = False, sidecar: str | None = None
     ) -> Sink:

@@ -315,3 +315,15 @@ def select_scored(pool: Pool, scorer: Scorer, field_name: str, choice: Choice, s
         kept.facts["cut"] = float(scores[kept.positions].min())
     write_kept(pool, kept, sink, values, overwrite)
     return kept
+
+
+def write_scored(
+    pool: Pool, scorer: Scorer, field_name: str, choice: Choice, sink: Sink, overwrite: bool, *, sidecar: bool
+) -> dict[str, Any]:
+    """Write what the choice keeps by one of the scorer's fields, or without a choice every record, and say how it went.
+
+    sidecar: without a choice, attribute lines in place of the records.
+    """
+    if choice:
+        return select_scored(pool, scorer, field_name, choice, sink, overwrite).facts
+    return annotate(pool, scorer, sink, overwrite, sidecar=sidecar)

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from dselect.engine import ordered_map, warm_up
+from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
 from dselect.records.batch import BadLine, Batch, parse
 from dselect.records.reading import Block, LineReader, Source, blocks, chunks, fresh_digest, read_ahead, readable
@@ -261,9 +261,7 @@ class Pool:
         if self.few_alone and jobs > 1:
             found, few = _ahead(found, _FEW)
             jobs = 1 if few else jobs
-        if jobs > 1:
-            warm_up(*self.kernels)
-        return ordered_map(_Task(work, self.text_field), found, jobs)
+        return ordered_map(_Task(work, self.text_field), found, jobs, self.kernels)
 
     def _blocks(
         self, what: str, left_out: Collection[int], cut: Callable[..., Iterator[Block]] = blocks

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -83,6 +84,22 @@ def test_a_stream_cut_at_any_hundredth_stops_the_run(compress, dselect, target, 
             failed = dselect("dsir", cut, "--model", "model", "-o", "out.jsonl", "--bad-lines", "skip", status=1)
             assert "truncated" in failed.stderr
             assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_what_a_stranger_wrote_is_only_ever_text(dselect, target, tmp_path):
+    # workers get and give messages; a record that holds one must arrive as the bytes it is, in a slot or beside it
+    order = pickle.dumps(Stranger())
+    texts = [order.decode("latin-1") * times for times in (1, 40_000)] + ["\x80\x05N.", "\x00\x00\x00\x08"]
+    records = [{"id": str(number), "text": text} for number, text in enumerate(texts * 3)]
+    write_records(tmp_path / "pool.jsonl", records)
+    scored = dselect("dsir", "pool.jsonl", "--target", target, "-j", 2).records
+    assert [record["text"] for record in scored] == [record["text"] for record in records]
+    assert not (tmp_path / "owned").exists()
+
+
+class Stranger:
+    def __reduce__(self):
+        return os.system, ("touch owned",)
 
 
 def test_a_failed_command_poisons_its_pipe_and_the_next_one_refuses_it(dselect, target, tmp_path):

@@ -31,7 +31,7 @@ def wheel(tmp_path_factory):
 def test_a_plain_install_asks_for_no_torch_and_no_compiler(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.name.endswith("py3-none-any.whl")
-    assert "dselect/kernels/word_classes.txt" in names
+    assert {"dselect/kernels/word_classes.txt", "dselect/kernels/lower_cases.txt"} <= set(names)
     assert not [name for name in names if name.startswith(("tests", "docs"))]
     metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("METADATA"))).decode()
     plain = [line for line in metadata.split("\n") if line.startswith("Requires-Dist") and "extra ==" not in line]

@@ -26,7 +26,7 @@ from dselect.options import (
     Save,
     Sidecar,
 )
-from dselect.pipeline import annotate, select_scored
+from dselect.pipeline import write_scored
 from dselect.sampling import draw_sample
 from dselect.selection import Budget
 
@@ -96,7 +96,7 @@ def command(
         raise UsageError("--label is for --model", way_out="a model trained here knows its label")
     pool.check_new(field)
     chosen = choice.build(run.seed, sidecar=sidecar)
-    stops = bool(save and output.output is None and sidecar is None and not chosen)
+    stops = output.fits_only(save, sidecar, chosen)
     with Run("classify", run) as talk, tempfile.TemporaryDirectory(prefix="dselect-model-") as folder:
         alone = model is not None and not chosen
         again = bool(chosen) or (not model and not (stops and negative))
@@ -123,11 +123,7 @@ def command(
                     _say(how, threads)
             if not stops:
                 named = Classifier(scorer, field, min_words)
-                facts |= (
-                    select_scored(records, named, field, chosen, sink, overwrite).facts
-                    if chosen
-                    else annotate(records, named, sink, overwrite, sidecar=bool(sidecar))
-                )
+                facts |= write_scored(records, named, field, chosen, sink, overwrite, sidecar=bool(sidecar))
     talk.report(records.counts, **facts, saved=save)
 
 

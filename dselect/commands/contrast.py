@@ -40,7 +40,7 @@ from dselect.options import (
     Sidecar,
     Targets,
 )
-from dselect.pipeline import Kind, annotate, select_scored
+from dselect.pipeline import Kind, write_scored
 from dselect.pool import Pool
 from dselect.records.batch import Batch
 from dselect.records.writing import publish
@@ -161,10 +161,9 @@ class Contrast:
         sizes = np.fromiter(map(len, texts), np.int64, len(texts))
         scores = (self._differences(texts, batch.text_hashes) + SHRINK * self.pool_mean_) / (sizes + SHRINK)
         if self.min_words:
-            from dselect.kernels.ngrams import score_ngrams
+            from dselect.kernels.ngrams import count_words
 
-            _, _, words = score_ngrams(batch.texts, 1, np.zeros((1, 1)))
-            scores[words < self.min_words] = np.nan
+            scores[count_words(texts) < self.min_words] = np.nan
         return {self.name: scores}
 
     def to_bytes(self) -> bytes:
@@ -256,7 +255,7 @@ def command(
     if save and not target:
         raise UsageError("--save is for fitting: there is nothing new to save", way_out="--target FILE")
     pool.check_new(field)
-    stops = bool(save and output.output is None and sidecar is None and not chosen)
+    stops = output.fits_only(save, sidecar, chosen)
     with Run("contrast", run) as talk:
         records = pool.open(run, talk, rereads=bool(chosen) or (bool(target) and not (stops and fit_on == "all")))
         alone = not target and not chosen
@@ -278,11 +277,7 @@ def command(
                 if save:
                     publish(Path(save), scorer.to_bytes())
             if not stops:
-                facts |= (
-                    select_scored(records, scorer, scorer.name, chosen, sink, overwrite).facts
-                    if chosen
-                    else annotate(records, scorer, sink, overwrite, sidecar=bool(sidecar))
-                )
+                facts |= write_scored(records, scorer, scorer.name, chosen, sink, overwrite, sidecar=bool(sidecar))
     talk.report(records.counts, **facts, saved=save)
 
 

@@ -41,7 +41,7 @@ class Overlap:
         """Return the lines with their new fields as one block, and what was found: records by evaluation set."""
         from dselect.kernels.overlap import find_runs
 
-        words, covered, runs = find_runs(batch.texts, self.length, self.table, self.owners, len(self.names))
+        words, covered, runs = find_runs(batch.utf8, self.length, self.table, self.owners, len(self.names))
         share = covered / np.maximum(words, 1)
         source = f"{self.field}_source"
         lines = free_of(batch, [self.field, source], self.overwrite)
@@ -70,8 +70,8 @@ class _Runs:
         """Return the keys of the block's runs, and how many texts are too short for one."""
         from dselect.kernels.overlap import run_keys
 
-        keys, counts = run_keys(batch.texts, self.length)
-        return keys, int((counts == 0).sum())
+        keys, words = run_keys(batch.utf8, self.length)
+        return keys, int((words < self.length).sum())
 
 
 def read_sets(pools: Sequence[Pool], length: int) -> tuple[list[Any], int, int]:

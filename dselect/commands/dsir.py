@@ -34,7 +34,7 @@ from dselect.options import (
     Sidecar,
     Targets,
 )
-from dselect.pipeline import Kind, annotate, select_scored
+from dselect.pipeline import Kind, write_scored
 from dselect.pool import Pool
 from dselect.records.batch import Batch
 from dselect.records.writing import publish
@@ -297,7 +297,7 @@ def command(
     if len(set(named)) < len(named):
         raise UsageError(f"two targets would share the field {field}_{max(named, key=named.count)}")
     _check_one(named, chosen)
-    stops = bool(save and output.output is None and sidecar is None and not chosen)
+    stops = output.fits_only(save, sidecar, chosen)
     with Run("dsir", run) as talk:
         twice = bool(chosen) or fit_on != "all" or (model is None and not stops)
         kernel = "dselect.kernels.sha_ngrams" if reference else "dselect.kernels.ngrams"
@@ -321,12 +321,9 @@ def command(
                 if save:
                     publish(Path(save), dsir.to_bytes())
             dsir.field = field
-            if stops:
-                facts: dict[str, Any] = {}
-            elif chosen:
-                facts = select_scored(records, dsir, dsir.names[0], chosen, sink, overwrite).facts
-            else:
-                facts = annotate(records, dsir, sink, overwrite, sidecar=bool(sidecar))
+            facts: dict[str, Any] = {}
+            if not stops:
+                facts = write_scored(records, dsir, dsir.names[0], chosen, sink, overwrite, sidecar=bool(sidecar))
     talk.report(records.counts, **facts, saved=save)
 
 

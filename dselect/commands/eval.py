@@ -142,17 +142,6 @@ def interval(differences: Floats, sizes: Ints, seed: int) -> tuple[float, float]
     return float(low), float(high)
 
 
-def word_grams(text: str) -> Keys:
-    """Return a hash of each run of 13 words of a text: uint64 (runs,)."""
-    from dselect.kernels.ngrams import word_hashes
-
-    words = word_hashes(text)
-    grams = np.zeros(max(len(words) - GRAM + 1, 0), np.uint64)
-    for first in range(GRAM):
-        grams = grams * np.uint64(0x9E3779B97F4A7C15) + words[first : first + len(grams)]
-    return np.asarray(grams ^ (grams >> np.uint64(32)))
-
-
 @dataclass
 class Overlap:
     """The runs of words of the target that turn up in training texts."""
@@ -162,14 +151,15 @@ class Overlap:
 
 
 def overlap(targets: Sequence[bytes], texts: Sequence[bytes]) -> Overlap:
-    """Look for the target's runs of 13 words in the texts. Targets of fewer words have none."""
-    grams = [word_grams(text.decode()) for text in targets]
-    wanted = np.unique(np.concatenate([np.zeros(0, np.uint64), *grams]))
-    there = np.concatenate([np.zeros(0, np.uint64), *(word_grams(text.decode()) for text in texts)])
-    found = np.isin(wanted, there)
-    leaked = wanted[found]
-    documents = sum(bool(np.isin(runs, leaked).any()) for runs in grams)
-    return Overlap(float(found.mean()) if len(wanted) else 0.0, documents)
+    """Look for the target's runs of 13 words in the texts, marks being words. Targets of fewer words have none."""
+    from dselect.kernels.overlap import run_keys
+
+    keys, words = run_keys(targets, GRAM, marks=True)
+    wanted = np.unique(keys)
+    leaked = wanted[np.isin(wanted, run_keys(texts, GRAM, marks=True)[0])]
+    owners = np.repeat(np.arange(len(targets)), np.maximum(words - GRAM + 1, 0))
+    documents = len(np.unique(owners[np.isin(keys, leaked)]))
+    return Overlap(len(leaked) / len(wanted) if len(wanted) else 0.0, documents)
 
 
 @dataclass

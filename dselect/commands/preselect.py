@@ -32,7 +32,7 @@ from dselect.options import (
     Save,
     Sidecar,
 )
-from dselect.pipeline import Kind, annotate, select_scored
+from dselect.pipeline import Kind, write_scored
 from dselect.pool import Pool
 from dselect.records.batch import Batch
 
@@ -164,7 +164,7 @@ def command(
         field = "predictive_strength"
     pool.check_new(field)
     chosen = choice.build(run.seed, sidecar=sidecar)
-    stops = bool(save and output.output is None and sidecar is None and not chosen)
+    stops = output.fits_only(save, sidecar, chosen)
     with Run("preselect", run) as talk, tempfile.TemporaryDirectory(prefix="dselect-model-") as folder:
         records = pool.open(run, talk, rereads=bool(chosen), kernels=[] if strength_only else [KERNEL])
         alone = not losses and not chosen
@@ -188,9 +188,5 @@ def command(
                         file=sys.stderr,
                     )
             if not stops:
-                facts |= (
-                    select_scored(records, scorer, field, chosen, sink, overwrite).facts
-                    if chosen
-                    else annotate(records, scorer, sink, overwrite, sidecar=bool(sidecar))
-                )
+                facts |= write_scored(records, scorer, field, chosen, sink, overwrite, sidecar=bool(sidecar))
     talk.report(records.counts, **facts, saved=save)

@@ -48,7 +48,7 @@ class TokenCounter:
         if self.definition == "words":
             from dselect.kernels.ngrams import count_words
 
-            return {self.name: count_words(batch.texts)}
+            return {self.name: count_words(batch.utf8)}
         counts: list[int] = []
         for start in range(0, len(batch), TOGETHER):
             counts += self._encoded(batch.texts[start : start + TOGETHER], batch.numbers[start : start + TOGETHER])

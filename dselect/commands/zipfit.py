@@ -36,7 +36,7 @@ from dselect.options import (
     Sidecar,
     Targets,
 )
-from dselect.pipeline import Kind, annotate, select_scored
+from dselect.pipeline import Kind, write_scored
 from dselect.pool import Pool
 from dselect.records.batch import Batch
 from dselect.records.writing import publish
@@ -149,7 +149,7 @@ class ZipFit:
         if self.min_words:
             from dselect.kernels.ngrams import count_words
 
-            scores[count_words(batch.texts) < self.min_words] = np.nan
+            scores[count_words(batch.utf8) < self.min_words] = np.nan
         return {self.name: scores}
 
     def _scores(self, texts: Sequence[bytes]) -> Floats:
@@ -364,7 +364,7 @@ def command(
     chosen = choice.build(run.seed, sidecar=sidecar)
     kind = score or "gain"
     level = level_of(compressor, kind)
-    stops = bool(save and output.output is None and sidecar is None and not chosen)
+    stops = output.fits_only(save, sidecar, chosen)
     with Run("zipfit", run) as talk:
         records = pool.open(run, talk, rereads=bool(chosen) or (model is None and not stops))
         alone = model is not None and not chosen
@@ -382,11 +382,7 @@ def command(
             if not stops:
                 if zipfit.level is not None:
                     records.few_alone = False  # gzip takes so long that workers pay from the first block
-                facts |= (
-                    select_scored(records, zipfit, field, chosen, sink, overwrite).facts
-                    if chosen
-                    else annotate(records, zipfit, sink, overwrite, sidecar=bool(sidecar))
-                )
+                facts |= write_scored(records, zipfit, field, chosen, sink, overwrite, sidecar=bool(sidecar))
     talk.report(records.counts, **facts, saved=save)
 
 

@@ -445,18 +445,17 @@ def with_subwords(
     return sums.astype(np.float32), features
 
 
-def sum_features(texts: Sequence[str], table: Mapping[str, Array], ngrams: int, shortest: int, longest: int) -> Any:
-    """Sum the values of every text's features: float64 (n, columns), and how many there are, int64 (n,).
+def sum_features(texts: Sequence[bytes], table: Mapping[str, Array], ngrams: int, shortest: int, longest: int) -> Any:
+    """Sum the values of the features of every text, in UTF-8: float64 (n, columns), and how many there are, int64 (n,).
 
     table: `slots` of a dictionary, float32 `values` of its words and of the buckets behind them, uint32
     `features` of each word; where there is a `pruned`, a value NaN is that of a feature that was pruned. Longest n-gram
     of words; shortest and longest of characters.
     """
-    parts = [text.encode() for text in texts]
-    stops = np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)))
-    joined = b"".join(parts)
+    stops = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+    joined = b"".join(texts)
     values, counts = table["values"], table["features"]
-    sums, features = np.zeros((len(parts), values.shape[1])), np.zeros(len(parts), np.int64)
+    sums, features = np.zeros((len(texts), values.shape[1])), np.zeros(len(texts), np.int64)
     _sum(
         np.frombuffer(joined, np.uint8), stops, table["slots"], values, counts, values[len(counts) :],
         longest > 0 or LABEL in joined, "pruned" in table, ngrams, shortest, longest, sums, features,

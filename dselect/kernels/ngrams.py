@@ -113,14 +113,6 @@ def score_ngrams(texts: Sequence[str] | Sequence[bytes], longest: int, weights: 
     return sums, grams, words
 
 
-def count_words(texts: Sequence[str]) -> Ints:
+def count_words(texts: Sequence[str] | Sequence[bytes]) -> Ints:
     """Return how many words each text has: int64 (n,)."""
     return score_ngrams(texts, 1, np.zeros((1, 0)))[2]
-
-
-def word_hashes(text: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """Return the hash of each word of a text, in order: uint64 (words,)."""
-    data, ends = lower_bytes([text])
-    hashes = np.empty(int(ends[0]) + 1, np.uint64)
-    _, filled = next_words(data, 0, int(ends[0]), word_classes(), hashes, 0)
-    return hashes[:filled]

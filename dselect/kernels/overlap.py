@@ -17,15 +17,17 @@ from numba import njit, types
 from dselect.kernels.words import BYTES, OTHER, SPACE, Bytes, Ints, lower_bytes, mix, next_words, word_classes
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
+Owners = np.ndarray[Any, np.dtype[np.int32]]
 
 _CHUNK = 4096  # word hashes held at a time: memory does not grow with the document
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
+_KEYS = types.Array(types.uint64, 1, "C", readonly=True)
 _RUNS = types.int64(BYTES, types.int64[::1], types.uint8[::1], types.int64, types.uint64[::1], types.int64[::1])
 _FILL = types.void(types.uint64[::1], types.int32[::1], types.uint64[::1], types.int32[::1])
 _FIND = types.void(
-    BYTES, types.int64[::1], types.uint8[::1], types.int64, types.Array(types.uint64, 1, "C", readonly=True),
-    types.Array(types.int32, 1, "C", readonly=True), types.int64[::1], types.int64[::1], types.int64[:, ::1],
+    types.uint64[::1], types.int64[::1], types.int64, _KEYS, types.Array(types.int32, 1, "C", readonly=True),
+    types.int64[::1], types.int64[:, ::1],
 )  # fmt: skip
 
 
@@ -51,28 +53,28 @@ def _key(rolling: Any) -> Any:
 
 
 @njit(_RUNS, cache=True, nogil=True)
-def _runs(data: Any, ends: Any, classes: Any, length: Any, keys: Any, counts: Any) -> Any:
-    """Write the key of every run of every text, and how many each text has; return how many there are."""
+def _runs(data: Any, ends: Any, classes: Any, length: Any, keys: Any, words: Any) -> Any:
+    """Write the key of every run of every text, and how many words each text has; return how many runs there are."""
     hashes = np.empty(_CHUNK + length, np.uint64)
     factor = _leaving(length)
     found, start = 0, 0
     for document in range(len(ends)):
         stop = ends[document]
-        at, kept, words, rolling = start, 0, 0, np.uint64(0)
+        at, kept, count, rolling = start, 0, 0, np.uint64(0)
         while at < stop:
             at, filled = next_words(data, at, stop, classes, hashes, kept)
             for i in range(kept, filled):
                 rolling = rolling * _BASE + hashes[i]
-                words += 1
-                if words > length:
+                count += 1
+                if count > length:
                     rolling -= hashes[i - length] * factor
-                if words >= length:
+                if count >= length:
                     keys[found] = _key(rolling)
                     found += 1
-                    counts[document] += 1
             kept = min(filled, length)
             for i in range(kept):  # the words of the run that the next chunk goes on with
                 hashes[i] = hashes[filled - kept + i]
+        words[document] = count
         start = stop
     return found
 
@@ -89,50 +91,36 @@ def _fill(keys: Any, owners: Any, table: Any, values: Any) -> None:
 
 
 @njit(_FIND, cache=True, nogil=True)
-def _find(
-    data: Any, ends: Any, classes: Any, length: Any, table: Any, owners: Any, words: Any, covered: Any, runs: Any
-) -> None:
-    """Per text: its words, how many of them are in a known run, and how many runs of each owner it has."""
-    hashes = np.empty(_CHUNK + length, np.uint64)
-    factor = _leaving(length)
+def _find(keys: Any, words: Any, length: Any, table: Any, owners: Any, covered: Any, runs: Any) -> None:
+    """Per text: how many of its words are in a known run, and how many runs of each owner it has."""
     last = np.uint64(len(table) - 1)
-    start = 0
-    for document in range(len(ends)):
-        stop = ends[document]
-        at, kept, count, end, rolling = start, 0, 0, 0, np.uint64(0)
-        while at < stop:
-            at, filled = next_words(data, at, stop, classes, hashes, kept)
-            for i in range(kept, filled):
-                rolling = rolling * _BASE + hashes[i]
-                count += 1
-                if count > length:
-                    rolling -= hashes[i - length] * factor
-                if count < length:
-                    continue
-                key = _key(rolling)
-                slot = key & last
-                while table[slot] and table[slot] != key:
-                    slot = (slot + np.uint64(1)) & last
-                if table[slot]:
-                    runs[document, owners[slot]] += 1
-                    covered[document] += count - max(end, count - length)
-                    end = count
-            kept = min(filled, length)
-            for i in range(kept):
-                hashes[i] = hashes[filled - kept + i]
-        words[document] = count
-        start = stop
+    at = 0
+    for document in range(len(words)):
+        end = 0  # of the last known run, in words
+        for count in range(length, words[document] + 1):
+            key = keys[at]
+            at += 1
+            slot = key & last
+            while table[slot] and table[slot] != key:
+                slot = (slot + np.uint64(1)) & last
+            if table[slot]:
+                runs[document, owners[slot]] += 1
+                covered[document] += count - max(end, count - length)
+                end = count
 
 
-def run_keys(texts: Sequence[str], length: int) -> tuple[Keys, Ints]:
-    """Return the keys of all runs of `length` words, uint64 (k,), and how many each text has, int64 (n,)."""
+def run_keys(texts: Sequence[str] | Sequence[bytes], length: int, *, marks: bool = False) -> tuple[Keys, Ints]:
+    """Return the keys of all runs of `length` words, uint64 (k,), and how many words each text has, int64 (n,).
+
+    marks: a run of punctuation is a word too.
+    """
     data, ends = lower_bytes(texts)
-    keys, counts = np.empty(len(data) + 1, np.uint64), np.zeros(len(ends), np.int64)
-    found = _runs(data, ends, _classes(), length, keys, counts)
-    return keys[:found].copy(), counts
+    keys, words = np.empty(len(data) + 1, np.uint64), np.zeros(len(ends), np.int64)
+    found = _runs(data, ends, word_classes() if marks else _classes(), length, keys, words)
+    return keys[:found].copy(), words
 
 
-def run_table(keys: Sequence[Keys]) -> tuple[Keys, np.ndarray[Any, np.dtype[np.int32]]]:
+def run_table(keys: Sequence[Keys]) -> tuple[Keys, Owners]:
     """Return a table of the runs of several owners: uint64 and int32 (slots,); a run of two is the first one's."""
     joined = np.concatenate([np.zeros(0, np.uint64), *keys])
     owners = np.repeat(np.arange(len(keys), dtype=np.int32), [len(part) for part in keys])
@@ -144,14 +132,13 @@ def run_table(keys: Sequence[Keys]) -> tuple[Keys, np.ndarray[Any, np.dtype[np.i
 
 
 def find_runs(
-    texts: Sequence[str], length: int, table: Keys, owners: np.ndarray[Any, np.dtype[np.int32]], count: int
+    texts: Sequence[str] | Sequence[bytes], length: int, table: Keys, owners: Owners, count: int
 ) -> tuple[Ints, Ints, Ints]:
     """Look for known runs in texts.
 
     Returns words (n,), words that are part of a known run (n,), and known runs of each owner (n, count): int64.
     """
-    data, ends = lower_bytes(texts)
-    words, covered = np.zeros(len(ends), np.int64), np.zeros(len(ends), np.int64)
-    runs = np.zeros((len(ends), count), np.int64)
-    _find(data, ends, _classes(), length, table, owners, words, covered, runs)
+    keys, words = run_keys(texts, length)
+    covered, runs = np.zeros(len(words), np.int64), np.zeros((len(words), count), np.int64)
+    _find(keys, words, length, table, owners, covered, runs)
     return words, covered, runs

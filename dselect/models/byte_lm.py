@@ -21,7 +21,8 @@ from dselect.errors import DselectError, NotFitted
 from dselect.models import tables
 
 if TYPE_CHECKING:
-    from dselect.kernels.byte_ngrams import LookUp, Starts, Trie
+    from dselect.kernels.byte_ngrams import Starts
+    from dselect.kernels.byte_tries import LookUp, Trie
 
 HELD_OUT = 1 << 17  # bytes of text that the μ are fitted on
 UNIFORM = 8.0  # bits per byte of a byte that could be any: what the empty text is said to cost
@@ -45,9 +46,9 @@ class ByteLM:
 
     def fit(self, starts: Starts, held_out: Sequence[bytes], mu: Floats | None = None) -> ByteLM:
         """Learn from the counts of all texts; held_out: some of those texts; mu: where the search for μ begins."""
-        from dselect.kernels import byte_ngrams
+        from dselect.kernels import byte_tries
 
-        self.trie_ = byte_ngrams.trie(starts)
+        self.trie_ = byte_tries.trie(starts)
         self.mu_ = np.array(_MU[: self.order] if mu is None else mu)
         if held_out:
             seen = [self._without([text], 1).seen(text) for text in held_out]
@@ -64,12 +65,12 @@ class ByteLM:
 
     def bits(self, texts: Sequence[bytes]) -> Floats:
         """Return -log2 of the probability of every text: float64 (n,), in bits; 0 for the empty text."""
-        from dselect.kernels import byte_ngrams
+        from dselect.kernels import byte_tries
 
         trie, mu = self.fitted
         if self._look_up is None:
-            self._look_up = byte_ngrams.look_up(trie, self.order)
-        return byte_ngrams.bits(texts, trie, self._look_up, mu)
+            self._look_up = byte_tries.look_up(trie, self.order)
+        return byte_tries.bits(texts, trie, self._look_up, mu)
 
     def bits_without(self, text: bytes, times: int = 1) -> float:
         """Return -log2 of the probability of a text by the counts of the other texts only; it was counted `times`."""
@@ -87,16 +88,16 @@ class ByteLM:
 
     def starts(self) -> Starts:
         """Return the counts it was fitted to: they add."""
-        from dselect.kernels import byte_ngrams
+        from dselect.kernels import byte_tries
 
-        return byte_ngrams.starts_of(self.fitted[0], self.order)
+        return byte_tries.starts_of(self.fitted[0], self.order)
 
     def _without(self, texts: Sequence[bytes], times: int) -> Any:
-        from dselect.kernels import byte_ngrams
+        from dselect.kernels import byte_ngrams, byte_tries
 
-        own = byte_ngrams.trie(byte_ngrams.count(texts, self.order))
+        own = byte_tries.trie(byte_ngrams.count(texts, self.order))
         assert self.trie_ is not None
-        return byte_ngrams.Without(self.trie_, own, times, self.order)
+        return byte_tries.Without(self.trie_, own, times, self.order)
 
     def arrays(self) -> Arrays:
         """Return what a file holds of the model."""
@@ -105,11 +106,11 @@ class ByteLM:
 
     @classmethod
     def _from_arrays(cls, arrays: Arrays, order: Any, path: str, check: bool) -> ByteLM:
-        from dselect.kernels import byte_ngrams
+        from dselect.kernels import byte_ngrams, byte_tries
 
         model = cls(order)
         try:
-            trie = byte_ngrams.Trie(arrays["labels"], arrays["counts"], arrays["inner"])
+            trie = byte_tries.Trie(arrays["labels"], arrays["counts"], arrays["inner"])
             model.trie_, model.mu_ = trie, arrays["mu"]
         except KeyError as error:
             raise DselectError(f"not a sound language model: no {error}", where=path) from error
@@ -120,7 +121,7 @@ class ByteLM:
         mu = model.mu_
         if mu.dtype != np.float64 or mu.shape != (order,) or not ((mu >= _LOWEST) & (mu <= _HIGHEST)).all():
             raise DselectError("not a sound language model: its smoothing is out of range", where=path)
-        if flaw := byte_ngrams.flaw(*trie, order):
+        if flaw := byte_tries.flaw(*trie, order):
             raise DselectError(f"not a sound language model: {flaw}", where=path)
         return model
 
@@ -208,7 +209,7 @@ class Tally:
 
 def _climb(seen: Floats, mu: Floats) -> Floats:
     """Return the μ that predict the held-out bytes best: by factors of 2, then of 2^¼, one at a time, uphill."""
-    from dselect.kernels.byte_ngrams import interpolated
+    from dselect.kernels.byte_tries import interpolated
 
     mu = mu.copy()
     best = interpolated(seen, mu)

@@ -263,7 +263,9 @@ class FastText:
         """Return the probability of the label for every text: float64 (n,), in 0 … 1."""
         from dselect.kernels import fasttext as kernel
 
-        sums, features = kernel.sum_features(texts, self.table, self.ngrams, self.shortest, self.longest)
+        sums, features = kernel.sum_features(
+            [text.encode() for text in texts], self.table, self.ngrams, self.shortest, self.longest
+        )
         return kernel.softmax(sums, features, self.number) if self.softmax else kernel.sigmoid(sums, features)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -79,8 +79,7 @@ class Batch:
     @property
     def text_hashes(self) -> Keys:
         """Return blake2b-64 of every text: uint64 (n,)."""
-        digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in self.utf8)
-        return np.frombuffer(digests, "<u8").astype(np.uint64)
+        return hashes_of(self.utf8)
 
     @cached_property
     def text_bytes(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -149,6 +148,12 @@ class Batch:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float))
         )  # fmt: skip
         raise DselectError(f'the field "{name}" is not a number', where=f":{number}")
+
+
+def hashes_of(texts: Iterable[bytes]) -> Keys:
+    """Return blake2b-64 of every text: uint64 (n,)."""
+    digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
 def parse(block: Block, text_field: str) -> Batch:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dselect.errors import DselectError
-from dselect.kernels import byte_ngrams
+from dselect.kernels import byte_ngrams, byte_tries
 from dselect.models.byte_lm import ByteLM, Tally
 from tests.conftest import lines, long, make_pool, make_target, write_records
 
@@ -46,7 +46,7 @@ class Oracle:
 
 def fitted(texts, order, mu=None):
     model = ByteLM(order).fit(byte_ngrams.count(texts, order), [], mu)
-    assert byte_ngrams.flaw(*model.trie_, order) is None
+    assert byte_tries.flaw(*model.trie_, order) is None
     return model
 
 
@@ -81,7 +81,7 @@ def test_pruning_forgets_rare_n_grams_and_nothing_else(texts, order, most):
     whole = Oracle(texts, np.ones(order))
     whole.counts = Counter({gram: n for gram, n in whole.counts.items() if n > most or len(gram) == 1})
     model = ByteLM(order).fit(byte_ngrams.pruned(byte_ngrams.count(texts, order), most), [], np.ones(order))
-    assert byte_ngrams.flaw(*model.trie_, order) is None
+    assert byte_tries.flaw(*model.trie_, order) is None
     assert model.bits(texts).tolist() == pytest.approx([whole.bits(text) for text in texts], rel=1e-9, abs=1e-9)
     assert model.probabilities(b"ab").sum() == pytest.approx(1, abs=1e-9)
 
@@ -135,7 +135,7 @@ def test_counts_beyond_32_bits_are_counted():
     ]
     model = ByteLM(2).fit(starts, [], np.ones(2))
     assert model.trie_.counts.dtype == np.uint64
-    assert byte_ngrams.flaw(*model.trie_, 2) is None
+    assert byte_tries.flaw(*model.trie_, 2) is None
     assert model.probabilities(b"")[97] == pytest.approx(1)
     assert model.probabilities(b"a")[98] == pytest.approx(5 / 6, rel=1e-6)
 
