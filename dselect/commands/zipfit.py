@@ -1,7 +1,7 @@
 """Score records by how much they help to compress the target (ZIP-FIT)."""
 # Obbad et al. 2024, "ZIP-FIT: Embedding-free data selection via compression-based alignment": one minus the mean
 # normalised compression distance of a text to the documents of the target (--score ncd, sizes as gzip.compress has
-# them).
+# them; of a text longer than deflate's window, which the published code sees the tail of, the mean over windows).
 # Differs from the paper by default: the score is how much of a target document's compressed size is saved by knowing a
 # window of the text, in standard deviations of what windows of the same length from the pool save. The paper's distance
 # divides by the larger of the two sizes, and so ranks a pool by length.
@@ -62,7 +62,8 @@ class ZipFit:
     the text ends. A text's score is the mean over its windows of (gain - μ) / σ, where μ and σ are the mean and the
     standard deviation of the gain of the pool's texts cut to the same length. The empty text scores 0.
 
-    `score="ncd"` is the paper's: 1 - mean over t of (C(xt) - min(C(x), C(t))) / max(C(x), C(t)), x the whole text.
+    `score="ncd"` is the paper's: 1 - mean over t of (C(xt) - min(C(x), C(t))) / max(C(x), C(t)), x the whole text, or,
+    where it is longer than 32,768 bytes, a window of that length: the mean over windows.
 
     level: of gzip, 1 to 9; None counts matches instead of compressing. `lengths_`, int64 (k,), and `means_` and
     `deviations_`, float64 (k,), say what texts of the pool gain; k is 0 where the pool was too small to tell.
@@ -169,9 +170,12 @@ class ZipFit:
         scores = np.zeros(len(texts))
         for number, text in enumerate(texts):
             if text:
-                alone, joint = compression.joint_sizes(text, self.targets_, self.level)
-                distances = (joint - np.minimum(alone, self._alone)) / np.maximum(alone, self._alone)
-                scores[number] = np.mean(1 - distances)
+                found = []
+                for window in _windows(text, compression.REACH):
+                    alone, joint = compression.joint_sizes(window, self.targets_, self.level)
+                    distances = (joint - np.minimum(alone, self._alone)) / np.maximum(alone, self._alone)
+                    found.append(np.mean(1 - distances))
+                scores[number] = np.mean(found)
         return scores
 
     def to_bytes(self) -> bytes:
@@ -242,10 +246,10 @@ def _shown(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name[:40])
 
 
-def _windows(text: bytes) -> list[bytes]:
-    """Return the text in windows of WINDOW bytes; the last one ends where the text ends, and may overlap."""
-    starts = [*range(0, len(text) - WINDOW, WINDOW), max(len(text) - WINDOW, 0)]
-    return [text[start : start + WINDOW] for start in starts]
+def _windows(text: bytes, length: int = WINDOW) -> list[bytes]:
+    """Return the text in windows of so many bytes; the last one ends where the text ends, and may overlap."""
+    starts = [*range(0, len(text) - length, length), max(len(text) - length, 0)]
+    return [text[start : start + length] for start in starts]
 
 
 def _middle(text: bytes, length: int) -> bytes:

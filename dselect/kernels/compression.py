@@ -26,9 +26,10 @@ _NEAR = 4096  # a match of three bytes from further back costs more than its lit
 _LAZY = 16  # a match shorter than this waits for a longer one a byte later, as at zlib's level 6
 _DEPTH = 8  # positions of a chain that are tried: twice as many gain nothing that can be seen in a rank
 _OWN_DEPTH = 128  # the same, where a target is compared with itself, once
-_BITS = 12  # of the hash of three bytes
+_BITS = 14  # of the hash of three bytes: few of a window's other bytes share one
 _SYMBOL, _TABLE = 2.0, 60.0  # bits that describe the Huffman codes: for each symbol in use, and for the whole
 
+_U64 = np.uint64
 _I16, _I32, _I64, _F64 = types.int16[::1], types.int32[::1], types.int64[::1], types.float64[::1]
 
 
@@ -139,13 +140,13 @@ def _parse(data: Any, ends: Any, hashes: Any, lengths: Any, distances: Any) -> N
         start = end
 
 
-@njit(types.void(BYTES, types.int64, types.int64, _I16, _I16), cache=True, nogil=True)
-def _chain(data: Any, first: Any, last: Any, heads: Any, before: Any) -> None:
-    """Chain the places of data[first:last] that share three bytes: the last one in heads, the one before in before."""
+@njit(types.void(BYTES, _I16, _I16), cache=True, nogil=True)
+def _chain(window: Any, heads: Any, before: Any) -> None:
+    """Chain the places of a text that share three bytes: the last one in heads, the one before in before."""
     heads[:] = -1
-    for place in range(last - first - 2):
-        hashed = _hash(data, first + place)
-        before[place] = heads[hashed]
+    for place in range(len(window) - 2):
+        hashed = _hash(window, place)
+        before[_U64(place)] = heads[hashed]
         heads[hashed] = place
 
 
@@ -174,18 +175,18 @@ def _count(
 ) -> None:  # fmt: skip
     """Parse every target after every text, data[start:stop], and write its size in bytes.
 
-    The search stands in the loop, as in zlib's deflate_slow: calls would count references to every array.
+    The search stands in the loop, as in zlib's deflate_slow: calls would count references to every array. Places are
+    unsigned where they index: a signed one is tested for counting from the end.
     """
     heads, before = np.empty(1 << _BITS, np.int16), np.empty(REACH, np.int16)
     symbols, distances = np.zeros(286, np.int64), np.zeros(30, np.int64)
     for text in range(len(starts)):
-        first, last = starts[text], stops[text]
-        _chain(data, first, last, heads, before)
+        window, size = data[starts[text] : stops[text]], stops[text] - starts[text]
+        _chain(window, heads, before)
         at = 0
         for number in range(len(ends)):
             start, end = at, ends[number]
-            symbols[:] = 0
-            distances[:] = 0
+            symbols[:], distances[:] = 0, 0
             symbols[256] = 1  # the end of the block
             extra, fixed = 0, 7
             # the match a byte before, which a longer one here would replace; whether that byte is still to be coded
@@ -193,35 +194,36 @@ def _count(
             while at < end:
                 best, distance = max(held, _SHORTEST - 1), 0
                 if held < _LAZY:
-                    if own[at] > best:
-                        best, distance = np.int64(own[at]), np.int64(own_distances[at])
-                    there = np.int64(heads[hashes[at]]) if hashes[at] >= 0 else -1
+                    if own[_U64(at)] > best:
+                        best, distance = np.int64(own[_U64(at)]), np.int64(own_distances[_U64(at)])
+                    hashed = hashes[_U64(at)]
+                    there = np.int64(heads[_U64(hashed)]) if hashed >= 0 else -1
                     tries = _DEPTH
                     while there >= 0 and tries > 0:
-                        most = min(_LONGEST, end - at, last - first - there)
-                        if best < most and data[first + there + best] == target[at + best]:
+                        most = min(_LONGEST, end - at, size - there)
+                        if best < most and window[_U64(there + best)] == target[_U64(at + best)]:
                             length = 0
-                            while length < most and data[first + there + length] == target[at + length]:
+                            while length < most and window[_U64(there + length)] == target[_U64(at + length)]:
                                 length += 1
-                            away = last - first - there + at - start
+                            away = size - there + at - start
                             if length > best and (length > _SHORTEST or away <= _NEAR):
                                 best, distance = length, away
-                        there = np.int64(before[there])
+                        there = np.int64(before[_U64(there)])
                         tries -= 1
                 if held and not distance:
-                    symbol = length_symbols[held]
-                    symbols[symbol & 511] += 1
+                    symbol = length_symbols[_U64(held)]
+                    symbols[_U64(symbol & 511)] += 1
                     fixed += 12 if symbol & 511 < 280 else 13
                     extra += symbol >> 9
-                    symbol = distance_symbols[held_distance]
-                    distances[symbol & 511] += 1
+                    symbol = distance_symbols[_U64(held_distance)]
+                    distances[_U64(symbol & 511)] += 1
                     extra += symbol >> 9
                     at += held - 1
                     held, waiting = 0, False
                     continue
                 if waiting:
-                    symbols[target[at - 1]] += 1
-                    fixed += 8 if target[at - 1] < 144 else 9
+                    symbols[target[_U64(at - 1)]] += 1
+                    fixed += 8 if target[_U64(at - 1)] < 144 else 9
                 held, held_distance, waiting = (best if distance else 0), distance, True
                 at += 1
             if waiting:
