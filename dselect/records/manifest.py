@@ -15,6 +15,7 @@ import platform
 import resource
 import stat
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -64,6 +65,7 @@ class Ledger:
         self._shard_facts: Callable[[int], Json] = lambda _: {}
         self._inputs: list[Json] = []
         self._files: dict[str, list[Json]] = {}
+        self._digests: dict[str, str] = {}  # of these files, by path
         self._outputs: dict[str, Json] = {}
         self._old: Json = {}
         self._main: Path | None = None
@@ -116,6 +118,15 @@ class Ledger:
             self._stop_if_up_to_date(folder)
         if folder:
             self._begin_journal()
+        # a model of a gigabyte takes a second, which the work need not wait for
+        self._digester = threading.Thread(target=self._digest_files, daemon=True)
+        self._digester.start()
+
+    def _digest_files(self) -> None:
+        for entry in (entry for entries in self._files.values() for entry in entries):
+            with suppress(OSError, DselectError):
+                if "size" in entry:
+                    self._digests[entry["path"]] = digest(Path(entry["path"]))
 
     def _key(self) -> Json:
         """Return what must agree for an earlier outcome to hold, files apart."""
@@ -261,13 +272,22 @@ class Ledger:
             entry |= self.done.get(number) or (self._facts(number) if "output" not in entry else {})
             if number in self.done:
                 self._outputs[str(self._main / entry["name"])] = entry["output"]
+        self._digester.join()
         for option, entries in self._files.items():
-            self._files[option] = [_with_digest(entry) for entry in entries]
+            self._files[option] = [self._with_digest(entry) for entry in entries]
         if self._journal is not None:
             summary["shards_deleted"] = self._remove_stale()
         for path in {self._main, *(Path(also) for option, also in self.call.also.items() if option != "rejects")}:
             _write_json(_manifest_path(path), self._manifest(path.parent, summary))
         self._end_journal()
+
+    def _with_digest(self, entry: Json) -> Json:
+        """Return the entry of a file with a digest of its bytes, if it is still what it was."""
+        found = self._digests.get(entry["path"])
+        with suppress(DselectError):
+            if found and _entry(Path(entry["path"])).items() <= entry.items():
+                return {**entry, "blake2b": found}
+        return entry
 
     def _manifest(self, beside: Path, summary: Json) -> Json:
         outputs = [{"path": os.path.relpath(path, beside), **state} for path, state in self._outputs.items()]
@@ -358,15 +378,6 @@ def _entry(path: Path) -> Json:
     entry: Json = {"path": str(path)}
     if stat.S_ISREG(status.st_mode):
         entry |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    return entry
-
-
-def _with_digest(entry: Json) -> Json:
-    """Return the entry of a file with a digest of its bytes, if it is still what it was."""
-    path = Path(entry["path"])
-    with suppress(OSError, DselectError):
-        if "size" in entry and _entry(path) == {key: entry[key] for key in ("path", "size", "mtime_ns")}:
-            return {**entry, "blake2b": digest(path)}
     return entry
 
 
