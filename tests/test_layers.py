@@ -17,7 +17,7 @@ LAYERS = [
     {"pool"},
     {"pipeline"},
     {"sampling"},
-    {"fitting", "classifiers"},
+    {"fitting", "classifiers", "importance"},
     {"options", "console"},
     {"commands"},
     {"cli"},

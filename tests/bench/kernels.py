@@ -8,8 +8,8 @@ import time
 
 import orjson
 
-from dselect.commands.dsir import Dsir
 from dselect.commands.loss import Losses
+from dselect.importance import Dsir
 from dselect.models.byte_lm import ByteLM
 from dselect.records.batch import Batch
 from dselect.records.reading import chunks, discover

@@ -10,6 +10,8 @@ from functools import cache
 import numpy as np
 import pytest
 
+from dselect.errors import DselectError
+from dselect.importance import Dsir
 from tests.conftest import COOKING, LAW, lines, make_pool, make_target, read_records, write_records
 
 FLOOR, SHRINK = 1e-8, 30
@@ -222,23 +224,27 @@ def test_a_model_from_a_stranger_is_checked(dselect, pool, target, tmp_path):
     def model(arrays, **changes):
         return save(arrays, metadata={"dselect": json.dumps({**settings, **changes})})
 
-    fine = {"log_ratio": ratio, "pool_mean": mean}
+    fine = {"log_ratio": ratio, "pool_mean": mean, "counts": np.zeros((8, 2), np.int64)}
     strangers = {
         "cut short": good[: len(good) // 2],
         "a pickle": b"\x80\x04cos\nsystem\n(S'touch owned'\ntR.",
         "empty": b"",
         "another model": model(fine, model="zipfit"),
         "no arrays": model({"x": mean}),
-        "too few columns": model({"log_ratio": np.zeros((8, 2)), "pool_mean": mean}),
-        "not numbers": model({"log_ratio": np.full((8, 1), np.nan), "pool_mean": mean}),
-        "other types": model({"log_ratio": ratio.astype(np.float32), "pool_mean": mean}),
+        "too few columns": model({**fine, "log_ratio": np.zeros((8, 2))}),
+        "not numbers": model({**fine, "log_ratio": np.full((8, 1), np.nan)}),
+        "other types": model({**fine, "log_ratio": ratio.astype(np.float32)}),
+        "counts below zero": model({**fine, "counts": np.full((8, 2), -1)}),
+        "no counts": model({"log_ratio": ratio, "pool_mean": mean}),
         "n-grams of a million": model(fine, ngrams=10**6),
         "odd settings": model(fine, surprise=1),
     }
     for what, data in strangers.items():
         (tmp_path / "bad").write_bytes(data)
-        failed = dselect("dsir", pool, "--model", "bad", status=1)
-        assert failed.stderr.startswith("dselect: bad: "), what
+        with pytest.raises(DselectError) as refused:
+            Dsir.load(str(tmp_path / "bad"))
+        assert refused.value.where == str(tmp_path / "bad"), what
+    assert dselect("dsir", pool, "--model", "bad", status=1).stderr.startswith("dselect: bad: ")
     (tmp_path / "bad").write_bytes(model(fine))
     dselect("dsir", pool, "--model", "bad")
     assert not (tmp_path / "owned").exists()
