@@ -103,6 +103,13 @@ class PoolOptions:
         None
     )
     tmp: Annotated[Path | None, Option(metavar="DIR", help="Where a stream is kept for a second pass.")] = None
+    engine: Annotated[
+        str, Option(metavar="local|ray[:ADDRESS]", help="Where the work is done: here, or by a Ray cluster.")
+    ] = "local"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"local|ray(:.+)?", self.engine):
+            raise UsageError(f"cannot read --engine {self.engine!r}", way_out="local, ray or ray:ADDRESS")
 
     def names(self) -> list[str]:
         """Return what was named as input, `-` for standard input."""
@@ -121,7 +128,10 @@ class PoolOptions:
 
     def sources(self) -> list[Source]:
         """Return the inputs that were named, or standard input; of a shard, its own."""
-        found = discover(self.names())
+        return self.share(discover(self.names()))
+
+    def share(self, found: list[Source]) -> list[Source]:
+        """Return those of the inputs that the shard asked for is made of; all of them where none is asked for."""
         if self.shard is None:
             return found
         part, parts = self._part()
@@ -149,6 +159,8 @@ class PoolOptions:
 
         rereads: keep a stream for it. kernels: modules that its workers will need.
         """
+        if self.engine != "local" and (self.limit is not None or attributes):
+            raise UsageError("--limit and --attributes are for --engine local")
         return Pool(
             self.sources(),
             text_field=self.text,
@@ -162,6 +174,7 @@ class PoolOptions:
             rereads=rereads,
             attributes=[Path(folder) for folder in attributes or ()],
             kernels=kernels,
+            engine=self.engine,
         )
 
     def open_targets(self, names: Sequence[str], text: str | None = None) -> list[Pool]:
@@ -339,6 +352,7 @@ _NO_SETTINGS = {
     "rejects",
     "tmp",
     "jobs",
+    "engine",
     "quiet",
     "json_summary",
     "force",

@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from dselect.cluster import flat_map_on_ray
 from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
 from dselect.records.batch import BadLine, Batch, parse
@@ -112,6 +113,32 @@ class _Done(Generic[Value]):
     value: Any = None
     error: DselectError | None = None
     failure: DselectError | None = None
+    read: int = 0  # bytes on disk since the last block: known where another machine reads
+    digest: str | None = None  # of a source that another machine has read to its end; no block comes with it
+
+
+@dataclass(frozen=True)
+class _Whole(Generic[Value]):
+    """What a machine of a cluster does with a source: read it, and with each block what a worker does."""
+
+    task: _Task[Value]
+
+    def __call__(self, item: tuple[int, Source]) -> Iterator[_Done[Value]]:
+        number, source = item
+        pieces: list[int] = []
+        digest = fresh_digest()
+        end: _Done[Value] = _Done(number, 0, 0, 0, [])
+        try:
+            for block in blocks(number, source, chunks(source, pieces.append, digest)):
+                done = self.task(block)
+                done.read = sum(pieces)
+                pieces.clear()
+                yield done
+            end.digest = digest.hexdigest()
+        except DselectError as error:
+            end.error = error
+        end.read = sum(pieces)
+        yield end
 
 
 @dataclass
@@ -130,6 +157,7 @@ class Pool:
     rereads: bool = False
     kernels: Sequence[str] = ()  # modules to import once for all workers
     attributes: Sequence[Path] = ()  # folders of attribute files, one for each source
+    engine: str = "local"  # or "ray", or "ray:ADDRESS": the machines that do the work
     counts: Counts = field(default_factory=Counts)
     by_source: list[Counts] = field(default_factory=list)
     digests: dict[int, str] = field(default_factory=dict)  # of the bytes on disk, once a source has been read
@@ -160,9 +188,13 @@ class Pool:
         for held in left_out.values():
             counts.add(held)
         rejects = TemporaryFile(self.rejects) if self.rejects and first else None
-        results = self._results(work, self._blocks(what, left_out))
+        results = self._results(work, what, left_out)
         try:
             for done in results:
+                self._read += done.read
+                if done.digest:
+                    self.digests[done.source] = done.digest
+                    continue
                 more = Counts(done.documents, done.bytes, done.blank, len(done.bad))
                 counts.add(more)
                 by_source[done.source].add(more)
@@ -195,7 +227,7 @@ class Pool:
         Bad lines are in `Batch.bad`, for the work to tell. A failure says why a source could not be read on: it comes
         with an empty batch, after the lines before it.
         """
-        results = self._results(work, self._blocks(what, (), readable))
+        results = self._here(work, self._blocks(what, (), readable))
         try:
             for done in results:
                 if done.error:
@@ -256,7 +288,22 @@ class Pool:
         """Return what a pass has counted in all sources."""
         return sum(tally[name] for tally in self.tallies.values())
 
-    def _results(self, work: Callable[[Batch], Value], found: Iterator[Block]) -> Iterator[_Done[Value]]:
+    def _results(self, work: Callable[[Batch], Value], what: str, left_out: Collection[int]) -> Iterator[_Done[Value]]:
+        if self.engine == "local":
+            return self._here(work, self._blocks(what, left_out))
+        wanted = self._begin(what, left_out)
+        for number in wanted:
+            if self.sources[number].size is None:
+                raise UsageError(
+                    "every machine of a cluster reads input files itself, and this is none",
+                    where=self.sources[number].name,
+                    way_out="name files, or --engine local",
+                )
+        items = ((number, self.sources[number]) for number in wanted)
+        _, _, address = self.engine.partition(":")
+        return flat_map_on_ray(_Whole(_Task(work, self.text_field)), items, address or None, self.jobs)
+
+    def _here(self, work: Callable[[Batch], Value], found: Iterator[Block]) -> Iterator[_Done[Value]]:
         jobs = self.jobs
         if self.few_alone and jobs > 1:
             found, few = _ahead(found, _FEW)
@@ -266,6 +313,13 @@ class Pool:
     def _blocks(
         self, what: str, left_out: Collection[int], cut: Callable[..., Iterator[Block]] = blocks
     ) -> Iterator[Block]:
+        wanted = self._begin(what, left_out)
+        streams = (self._with_sidecars(cut(number, self.sources[number], self._chunks(number))) for number in wanted)
+        found = read_ahead(streams, parallel=self.jobs) if self.jobs > 1 else chain.from_iterable(streams)
+        return found if self.limit is None else _limited(found, self.limit)
+
+    def _begin(self, what: str, left_out: Collection[int]) -> list[int]:
+        """Begin a pass, and return the sources that it is over."""
         self._passes += 1
         self._read = 0
         wanted = [number for number in range(len(self.sources)) if number not in left_out]
@@ -273,9 +327,7 @@ class Pool:
             sizes = [self.sources[number].size for number in wanted]
             total = None if None in sizes or self.limit is not None else sum(size or 0 for size in sizes)
             self.progress.start(what, total)
-        streams = (self._with_sidecars(cut(number, self.sources[number], self._chunks(number))) for number in wanted)
-        found = read_ahead(streams, parallel=self.jobs) if self.jobs > 1 else chain.from_iterable(streams)
-        return found if self.limit is None else _limited(found, self.limit)
+        return wanted
 
     def _with_sidecars(self, found: Iterator[Block]) -> Iterator[Block]:
         """Give every block of a source the same lines of its attribute files, which must have as many."""

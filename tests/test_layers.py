@@ -13,7 +13,7 @@ LAYERS = [
     {"selection", "ordering", "mixing", "draws", "sketch"},
     {"records"},
     {"choice"},
-    {"engine"},
+    {"engine", "cluster"},
     {"pool"},
     {"pipeline"},
     {"sampling"},
@@ -27,7 +27,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ("__in
 HEAVY = {
     "typer": {"cli", "options"},
     "rich": {"console"},
-    "ray": {"engine"},
+    "ray": {"engine", "cluster"},
 }
 NOT_FOR_HELP = {"numba", "sklearn", "faiss", "fasttext", "torch", "pyarrow", "ray", "rich", "safetensors", "tokenizers"}
 

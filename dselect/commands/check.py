@@ -358,9 +358,12 @@ def command(
     """
     if pool.rejects:
         raise UsageError("check writes no records", way_out="dselect select --keep 100% --rejects FILE sets them aside")
+    if pool.engine != "local":
+        raise UsageError("check reads files that may be broken, one after the other", way_out="--engine local")
     tolerance = Tolerance.parse(pool.bad_lines)
     with Run("check", run) as talk:
         sources, absent = find(pool.names())
+        sources = pool.share(sources)
         records = Pool(
             sources, text_field=pool.text, limit=pool.limit, jobs=run.jobs, few_alone=not run.asked, progress=talk
         )

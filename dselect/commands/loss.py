@@ -87,6 +87,10 @@ def command(
         losses = Losses(_load(model, CausalSettings(device, dtype, window, stride, batch_tokens)))
         if any(isinstance(one, CausalLM) for one in losses.models.values()):
             run.jobs = 1  # torch has threads of its own, and a device is not shared out
+            if pool.engine != "local":
+                raise UsageError(
+                    "a model of transformers runs where it was loaded", way_out="--shard I/N on each machine"
+                )
         records = pool.open(run, talk, rereads=False)
         with output.open(records, run, alone=True, sidecar=sidecar) as sink:
             facts = annotate(records, losses, sink, overwrite, sidecar=bool(sidecar))

@@ -165,7 +165,13 @@ def _codes(symbols: Any, distances: Any, entropy: Any) -> Any:
     return bits + entropy[coded] + entropy[matches]
 
 
-_COUNT = types.void(BYTES, _I64, _I64, BYTES, _I64, _I16, _I32, _I32, _I64, _I64, _F64, types.float64[:, ::1])
+# the targets' arrays may lie in memory that processes share
+_SHARED16, _SHARED32, _SHARED64 = (
+    types.Array(t, 1, "C", readonly=True) for t in (types.int16, types.int32, types.int64)
+)
+_COUNT = types.void(
+    BYTES, _I64, _I64, BYTES, _SHARED64, _SHARED16, _SHARED32, _SHARED32, _I64, _I64, _F64, types.float64[:, ::1]
+)
 
 
 @njit(_COUNT, cache=True, nogil=True)

@@ -23,7 +23,7 @@ _CHUNK = 4096  # word hashes held at a time: memory does not grow with the docum
 
 _COUNT = types.int64(BYTES, types.int64[::1], types.uint8[::1], types.int64, types.int64[::1])
 _SCORE = types.void(
-    BYTES, types.int64[::1], types.uint8[::1], types.int64, types.float64[:, ::1],
+    BYTES, types.int64[::1], types.uint8[::1], types.int64, types.Array(types.float64, 2, "C", readonly=True),
     types.float64[:, ::1], types.int64[::1], types.int64[::1],
 )  # fmt: skip
 

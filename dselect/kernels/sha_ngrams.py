@@ -202,7 +202,10 @@ def _count(data: Any, ends: Any, classes: Any, longest: Any, table: Any, counts:
     return total
 
 
-@njit(types.void(_BYTES, types.int64[::1], types.uint8[::1], types.int64, _U64[:, ::1], types.float64[:, ::1],
+_WEIGHTS = types.Array(types.float64, 2, "C", readonly=True)
+
+
+@njit(types.void(_BYTES, types.int64[::1], types.uint8[::1], types.int64, _U64[:, ::1], _WEIGHTS,
                  types.float64[:, ::1], types.int64[::1]), cache=True)  # fmt: skip
 def _score(data: Any, ends: Any, classes: Any, longest: Any, table: Any, weights: Any, sums: Any, grams: Any) -> None:
     """Per text: Σ weights[bucket] for each column of weights, and the number of n-grams."""

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import reduction
+from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -267,7 +268,12 @@ class FastText:
         return kernel.softmax(sums, features, self.number) if self.softmax else kernel.sigmoid(sums, features)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the arrays in a file without a name, so that however the processes end nothing is left of it."""
+        """Leave the arrays in a file without a name, so that however the processes end nothing is left of it.
+
+        What goes to another machine, and not to a process that starts here, takes them along.
+        """
+        if get_spawning_popen() is None:
+            return {**self.__dict__, "_file": None}
         if self._file is None:
             self._file = tempfile.TemporaryFile()
             self._file.write(tables.to_bytes("fasttext-table", {}, self.table))
@@ -277,6 +283,8 @@ class FastText:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Map the arrays that the sender left."""
         self.__dict__.update({**state, "_file": None})
+        if state["_file"] is None:
+            return
         descriptor = state["_file"].detach()
         try:
             _, self.table = tables.load_mapped(f"/dev/fd/{descriptor}", "fasttext-table")
