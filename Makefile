@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # The CPU build of this version comes before anything that depends on torch, or several GB of CUDA come along.
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-all bench evaluation lint docs neural clean
+.PHONY: demo test test-all fuzz bench evaluation lint docs neural clean
 demo: $(VENV)/installed
 	$(BIN)/python docs/demo.py
 
@@ -20,6 +20,17 @@ test: $(VENV)/installed
 # The long form: 50 runs killed at random moments, and what takes longest.
 test-all: $(VENV)/installed
 	DSELECT_KILLS=50 $(BIN)/python -m pytest --numprocesses $(JOBS)
+
+# So many seconds of invented input for the reader, the splicer and every loader of model files, each.
+FUZZ := reader splicer dsir zipfit lm contrast bin cut
+SECONDS_EACH ?= 60
+fuzz: $(VENV)/fuzz/installed
+	for target in $(FUZZ); do $(VENV)/fuzz/bin/python tests/fuzz.py $$target -max_total_time=$(SECONDS_EACH); done
+
+$(VENV)/fuzz/installed: pyproject.toml | $(VENV)/installed
+	test -x $(VENV)/fuzz/bin/python || $(PYTHON) -m venv $(VENV)/fuzz
+	$(VENV)/fuzz/bin/pip install --quiet --disable-pip-version-check --editable . atheris
+	touch $@
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
