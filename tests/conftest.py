@@ -7,7 +7,8 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,31 @@ class Outcome:
         return json.loads(self.stderr.strip().split("\n")[-1])
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
+    """Name the socket of a server that runs the program warm; None where every run starts cold."""
+    if "DSELECT_KILLS" in os.environ:
+        yield None
+        return
+    path = tmp_path_factory.mktemp("warm") / "s"
+    server = subprocess.Popen([sys.executable, Path(__file__).parent / "warm.py", path], stdin=subprocess.DEVNULL)
+    while not path.exists() and server.poll() is None:
+        time.sleep(0.05)
+    yield str(path)
+    server.kill()
+    server.wait()
+
+
 @pytest.fixture
-def dselect(tmp_path: Path) -> Callable[..., Outcome]:
+def dselect(tmp_path: Path, warm: str | None) -> Callable[..., Outcome]:
     """Run dselect in the test's folder; a status other than the expected one fails the test."""
 
     def run(
         *arguments: object, stdin: bytes = b"", status: int | None = 0, env: dict[str, str] | None = None
     ) -> Outcome:
+        program = [sys.executable, "-S", str(Path(__file__).parent / "warm.py"), warm, "--"]
         done = subprocess.run(
-            [*DSELECT, *map(str, arguments)],
+            [*(program if warm and not env else DSELECT), *map(str, arguments)],
             input=stdin,
             capture_output=True,
             cwd=tmp_path,
