@@ -17,7 +17,7 @@ LAYERS = [
     {"pool"},
     {"pipeline"},
     {"sampling"},
-    {"fitting", "classifiers"},
+    {"fitting", "classifiers", "embedding"},
     {"options", "console"},
     {"commands"},
     {"cli"},
@@ -29,7 +29,10 @@ HEAVY = {
     "rich": {"console"},
     "ray": {"engine"},
 }
-NOT_FOR_HELP = {"numba", "sklearn", "faiss", "fasttext", "torch", "pyarrow", "ray", "rich", "safetensors", "tokenizers"}
+NOT_FOR_HELP = {
+    *("numba", "sklearn", "scipy", "threadpoolctl", "faiss", "fasttext", "torch", "sentence_transformers"),
+    *("pyarrow", "ray", "rich", "safetensors", "tokenizers"),
+}
 
 
 def imports(path):
@@ -79,6 +82,8 @@ def test_pure_rooms_touch_no_file_clock_or_global_random_state():
         "mixing",
         "draws",
         "kernels/ngrams",
+        "kernels/bags",
+        "kernels/vectors",
         "kernels/overlap",
         "kernels/statistics",
     ):
