@@ -17,7 +17,7 @@ from dselect.pool import Pool
 from dselect.records import splice
 from dselect.records.batch import Batch
 from dselect.records.reading import Source
-from dselect.records.writing import FileSink, Finished, FolderSink, Sink, StdoutSink
+from dselect.records.writing import FileSink, Finished, FolderSink, Opener, Sink, StdoutSink, open_output
 from dselect.sketch import BottomK, spearman
 
 Kind = Literal["score", "cost", "label", "size"]  # size: an amount of the record, an integer
@@ -50,7 +50,7 @@ class Annotate:
         """Return the new lines as one block, how many records got no field, and what the sample is drawn from."""
         values = _score(self.scorer, batch)
         block, without = add_fields(batch, values, self.overwrite)
-        return block, without, _drawn(batch, values)
+        return block, without, _drawn(batch, self.scorer, values)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Attributes:
             lines[batch.numbers[position] - batch.block.first_line] = orjson.dumps(
                 {"id": record.get("id"), "attributes": spans}
             )
-        return whole(lines), without, _drawn(batch, values)
+        return whole(lines), without, _drawn(batch, self.scorer, values)
 
 
 def add_fields(batch: Batch, values: Mapping[str, Column], overwrite: bool) -> tuple[bytes, int]:
@@ -110,11 +110,15 @@ class Fields:
 
 @dataclass(frozen=True)
 class Columns:
-    """The numbers a selection needs of every record: the work of a global step."""
+    """The numbers a selection needs of every record: the work of a global step.
+
+    Domains may be a label that the scorer gives. identities: whether to tell them even where no draw needs them.
+    """
 
     scorer: Scorer
     choice: Choice
     overwrite: bool = False
+    identities: bool = False
 
     def __call__(self, batch: Batch) -> dict[str, Any]:
         """Return columns by name: `tie` uint64, `size` uint32, one float64 column a score, and what else is asked."""
@@ -125,14 +129,14 @@ class Columns:
                 if np.isnan(column).any():
                     refuse_missing(batch, name, int(np.isnan(column).argmax()))
         found: dict[str, Any] = {"tie": batch.ties, "size": self._sizes(batch)}
-        if self.choice.sample or not values:
+        if self.identities or self.choice.sample or not values:
             found["identity"] = batch.identities
         if self.choice.within:
-            found["domain"] = self._domains(batch, self.choice.within)
+            found["domain"] = self._domains(batch, self.choice.within, values)
         if self.choice.unique:
             found["text"] = batch.text_hashes
         found.update({f"score {name}": column for name, column in values.items()})
-        found["drawn"] = _drawn(batch, values)
+        found["drawn"] = _drawn(batch, self.scorer, values)
         return found
 
     def _sizes(self, batch: Batch) -> np.ndarray[Any, np.dtype[np.uint32]]:
@@ -156,7 +160,9 @@ class Columns:
             raise DselectError(f"{counts[at]:g} is not a number of tokens", where=f":{batch.numbers[at]}")
         return counts
 
-    def _domains(self, batch: Batch, name: str) -> list[str | None]:
+    def _domains(self, batch: Batch, name: str, values: Mapping[str, Column]) -> list[str | None]:
+        if self.scorer.fields.get(name) == "label":
+            return [str(value) for value in values[name].tolist()]
         labels = batch.labels(name)
         if self.choice.missing == "error" and None in labels:
             refuse_missing(batch, name, labels.index(None))
@@ -167,11 +173,12 @@ def _score(scorer: Scorer, batch: Batch) -> Mapping[str, Column]:
     return scorer.score(batch) if len(batch) else {name: np.zeros(0) for name in scorer.fields}
 
 
-def _drawn(batch: Batch, values: Mapping[str, Floats]) -> Drawn:
+def _drawn(batch: Batch, scorer: Scorer, values: Mapping[str, Floats]) -> Drawn:
     lengths = np.fromiter(map(len, batch.texts), np.float64, len(batch))
+    numbers = {name: column for name, column in values.items() if scorer.fields.get(name) != "label"}
     return batch.sample_keys, {
         "length": lengths,
-        **{f"score {name}": np.asarray(column, np.float64) for name, column in values.items()},
+        **{f"score {name}": np.asarray(column, np.float64) for name, column in numbers.items()},
     }
 
 
@@ -227,12 +234,22 @@ def gather(pool: Pool, columns: Columns, what: str = "scoring") -> dict[str, Any
     return joined
 
 
-def open_sink(output: str, sources: Sequence[Source], jobs: int, finished: Finished, done: Collection[int]) -> Sink:
-    """Return where records go: `-` is standard output; a trailing slash or an existing folder, one file per source."""
+def open_sink(
+    output: str,
+    sources: Sequence[Source],
+    jobs: int,
+    finished: Finished,
+    done: Collection[int],
+    opener: Opener = open_output,
+) -> Sink:
+    """Return where records go: `-` is standard output; a trailing slash or an existing folder, one file per source.
+
+    opener: of the files in a folder.
+    """
     if output == "-":
         return StdoutSink()
     if is_folder(output):
-        return FolderSink(Path(output), sources, jobs, finished, done)
+        return FolderSink(Path(output), sources, jobs, finished, done, opener)
     return FileSink(Path(output), jobs, finished, sources)
 
 

@@ -12,7 +12,7 @@ LAYERS = [
     {"models"},
     {"selection", "ordering", "mixing", "draws", "sketch"},
     {"records"},
-    {"choice"},
+    {"choice", "ranking"},
     {"engine"},
     {"pool"},
     {"pipeline"},

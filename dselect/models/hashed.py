@@ -7,6 +7,7 @@ Tropp 2011), as scikit-learn has it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,10 +128,15 @@ class Hashed:
         return project(texts, self.ngrams, self._table, projection)
 
     def settings(self) -> dict[str, Any]:
-        """Return what a model file says of it."""
+        """Return what a model file says of it; the digest tells it from others."""
         from dselect.kernels.words import unicode_version
 
-        return {"encoder": KIND, "ngrams": self.ngrams, "unicode": unicode_version()}
+        found = blake2b(digest_size=8)
+        for array in self._fitted:
+            found.update(array.tobytes())
+        return {
+            "encoder": KIND, "ngrams": self.ngrams, "digest": found.hexdigest(), "unicode": unicode_version(),
+        }  # fmt: skip
 
     def arrays(self) -> Arrays:
         """Return what a model file holds of it."""

@@ -31,6 +31,7 @@ from dselect.records.writing import is_special, publish, write_all
 
 Json = dict[str, Any]
 _PACKAGE = Path(__file__).parents[1]
+_KINDS = ("hf:", "st:", "static:", "lm:")  # of models, named before their path
 
 
 class UpToDate(BaseException):
@@ -310,10 +311,12 @@ def names_file(value: str) -> bool:
 
 
 def _path_of(value: str) -> Path:
-    """Return the path that a value names: PATH, NAME=PATH or hf:PATH."""
+    """Return the path that a value names: PATH, NAME=PATH, or either after what kind it is of, as in hf:PATH."""
     if "=" in value and not Path(value).exists():
         value = value.split("=", 1)[1]
-    return Path(value.removeprefix("hf:"))
+    for kind in _KINDS:
+        value = value.removeprefix(kind)
+    return Path(value)
 
 
 @cache
@@ -331,7 +334,9 @@ def versions() -> dict[str, str]:
     import zlib
 
     found = {"python": platform.python_version(), "zlib": zlib.ZLIB_RUNTIME_VERSION}
-    found |= {name: metadata.version(name) for name in ("numpy", "numba", "orjson", "zstandard")}
+    found |= {
+        name: metadata.version(name) for name in ("numpy", "numba", "orjson", "zstandard", "faiss-cpu", "scikit-learn")
+    }
     return found
 
 
