@@ -26,7 +26,7 @@ def budgets(weights: Sequence[int | float], total: int) -> list[int]:
 
 
 def refined(weights: Sequence[float], gains: Sequence[float], temperature: float, floor: float) -> list[float]:
-    """Return w·softmax(gain / temperature), normalised, then drawn towards equal shares so that none is below the floor.
+    """Return w·softmax(gain / temperature), normalised, then drawn towards equal shares as far as the floor asks.
 
     Of k domains each keeps floor / k at least; weights sum to 1. The update of "Diversify and Conquer" (Yu et al. 2024)
     with a softmax in the place of w·gain / Σ gain, which neither stays positive nor sums to one.

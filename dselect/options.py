@@ -334,6 +334,7 @@ _NO_SETTINGS = {
     "output",
     "sidecar",
     "save",
+    "log",
     "rejects",
     "tmp",
     "jobs",
@@ -355,7 +356,7 @@ def _call(name: str, values: dict[str, Any], annotations: dict[str, Any]) -> Cal
             files[option] = named
         else:
             settings[option] = str(value) if isinstance(value, Path) else value
-    also = {option: str(values[option]) for option in ("save", "rejects") if values.get(option)}
+    also = {option: str(values[option]) for option in ("save", "log", "rejects") if values.get(option)}
     settings["sidecar"] = bool(values.get("sidecar"))
     output = values.get("output") or values.get("sidecar")
     return Call(

@@ -46,11 +46,11 @@ class Annotate:
     scorer: Scorer
     overwrite: bool
 
-    def __call__(self, batch: Batch) -> tuple[bytes, int, Drawn]:
-        """Return the new lines as one block, how many records got no field, and what the sample is drawn from."""
+    def __call__(self, batch: Batch) -> tuple[bytes, Counter[str], Drawn]:
+        """Return the new lines as one block, what is counted, and what the sample is drawn from."""
         values = _score(self.scorer, batch)
         block, without = add_fields(batch, values, self.overwrite)
-        return block, without, _drawn(batch, self.scorer, values)
+        return block, _tally(self.scorer, values, without), _drawn(batch, self.scorer, values)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Attributes:
 
     scorer: Scorer
 
-    def __call__(self, batch: Batch) -> tuple[bytes, int, Drawn]:
+    def __call__(self, batch: Batch) -> tuple[bytes, Counter[str], Drawn]:
         """Return what `Annotate` does, with attribute lines in place of records."""
         values = _score(self.scorer, batch)
         lines = [b'{"attributes":{}}'] * batch.block.lines  # of blank and bad lines too, or the count would not agree
@@ -71,7 +71,7 @@ class Attributes:
             lines[batch.numbers[position] - batch.block.first_line] = orjson.dumps(
                 {"id": record.get("id"), "attributes": spans}
             )
-        return whole(lines), without, _drawn(batch, self.scorer, values)
+        return whole(lines), _tally(self.scorer, values, without), _drawn(batch, self.scorer, values)
 
 
 def add_fields(batch: Batch, values: Mapping[str, Column], overwrite: bool) -> tuple[bytes, int]:
@@ -173,6 +173,16 @@ def _score(scorer: Scorer, batch: Batch) -> Mapping[str, Column]:
     return scorer.score(batch) if len(batch) else {name: np.zeros(0) for name in scorer.fields}
 
 
+def _tally(scorer: Scorer, values: Mapping[str, Column], without: int) -> Counter[str]:
+    """Count the records without a field, and those of every label."""
+    found = Counter(without_score=without)
+    for name in (name for name, kind in scorer.fields.items() if kind == "label"):
+        labels, counts = np.unique(values[name], return_counts=True)
+        for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
+            found[f"{name} {label}"] = count
+    return found
+
+
 def _drawn(batch: Batch, scorer: Scorer, values: Mapping[str, Floats]) -> Drawn:
     lengths = np.fromiter(map(len, batch.texts), np.float64, len(batch))
     numbers = {name: column for name, column in values.items() if scorer.fields.get(name) != "label"}
@@ -269,11 +279,12 @@ def is_folder(output: str) -> bool:
 def annotate(pool: Pool, scorer: Scorer, sink: Sink, overwrite: bool, *, sidecar: bool = False) -> dict[str, Any]:
     """Write every record with the scorer's fields, or with `sidecar` attribute lines in place of the records.
 
-    Return how many records got no field, and the spread of the scores.
+    Return how many records got no field, and the spread of the scores. `pool.total("FIELD VALUE")` tells how many
+    records got each value of a label.
     """
     work = Attributes(scorer) if sidecar else Annotate(scorer, overwrite)
-    for source, (data, skipped, (keys, columns)) in pool.map(work, "scoring", rest=True):
-        pool.tallies.setdefault(source, Counter())["without_score"] += skipped
+    for source, (data, counted, (keys, columns)) in pool.map(work, "scoring", rest=True):
+        pool.tallies.setdefault(source, Counter()).update(counted)
         pool.sample.add(keys, {**columns, "source": np.full(len(keys), float(source))})
         sink.write(source, data)
     return {"without_score": pool.total("without_score"), "spread": spread(pool.sample)}

@@ -81,7 +81,7 @@ def oriented(by: By | None, columns: Mapping[str, Any], choice: Choice) -> Float
 
 
 def check_fields(fields: Sequence[By]) -> list[str]:
-    """Raise UsageError for fields that cannot be ranked by; return warnings, of costs that would be taken for scores."""
+    """Raise UsageError for fields that cannot be ranked by; return warnings of costs that would be taken for scores."""
     names = [field.name for field in fields]
     if len(set(names)) < len(names):
         raise UsageError(f"--by {max(names, key=names.count)} is given twice")

@@ -17,7 +17,7 @@ LAYERS = [
     {"pool"},
     {"pipeline"},
     {"sampling"},
-    {"fitting", "classifiers", "embedding"},
+    {"fitting", "classifiers", "embedding", "refinement"},
     {"options", "console"},
     {"commands"},
     {"cli"},

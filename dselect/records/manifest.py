@@ -50,7 +50,7 @@ class Call:
     settings: Json  # options that decide what comes out
     files: dict[str, list[str]]  # options that name files to read
     output: str | None  # None: standard output
-    also: dict[str, str]  # further outputs, by option: --save, --rejects
+    also: dict[str, str]  # further outputs, by option: --save, --log, --rejects
     records: bool = True  # whether records are written; False: the run only saves a model
     force: bool = False
 
@@ -266,7 +266,7 @@ class Ledger:
             self._files[option] = [_with_digest(entry) for entry in entries]
         if self._journal is not None:
             summary["shards_deleted"] = self._remove_stale()
-        for path in {self._main, *(Path(also) for option, also in self.call.also.items() if option != "rejects")}:
+        for path in {self._main, *(Path(also) for option, also in self.call.also.items() if option == "save")}:
             _write_json(_manifest_path(path), self._manifest(path.parent, summary))
         self._end_journal()
 

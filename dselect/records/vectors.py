@@ -177,7 +177,11 @@ class StoredVectors:
 
 def _load(path: str) -> tuple[dict[str, Any], _Shard]:
     """Map a file; DselectError if it holds no vectors, or is not sound."""
-    settings, arrays = tables.load_mapped(path, "vectors")
+    try:
+        settings, arrays = tables.load_mapped(path, "vectors")
+    except DselectError as error:
+        what = error.what.replace("not a readable model", "no readable file of vectors")
+        raise DselectError(what, where=path, way_out="dselect embed makes it again") from error
     try:
         shard = _Shard(arrays["vectors"], arrays["identities"], arrays["rows"])
         encoder = dict(settings["encoder"])
