@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import tempfile
@@ -49,6 +50,7 @@ from dselect.refinement import LossDrops, Round
 from dselect.selection import Budget
 
 ROWS = 40  # of the table that is printed
+_SAME = 1e-4  # a transformer gives a text about the same distance every time, the others exactly the same
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -81,10 +83,14 @@ class KMeans:
 
 @dataclass(frozen=True)
 class WithFields:
-    """A scorer, and numbers that the records carry already."""
+    """A scorer, and numbers that the records carry already.
+
+    Records may have the scorer's own fields already, if with these values; or with others, if they are to be replaced.
+    """
 
     scorer: KMeans
     names: Sequence[str]
+    replaces: bool
 
     @property
     def fields(self) -> Mapping[str, Kind]:
@@ -93,7 +99,23 @@ class WithFields:
 
     def score(self, batch: Batch) -> Mapping[str, Column]:
         """Return the scorer's fields and those named."""
-        return {**self.scorer.score(batch), **{name: batch.column(name) for name in self.names}}
+        found = self.scorer.score(batch)
+        if not self.replaces:
+            for name, column in found.items():
+                self._compare(batch, name, column)
+        return {**found, **{name: batch.column(name) for name in self.names}}
+
+    def _compare(self, batch: Batch, name: str, column: Column) -> None:
+        for number, record, value in zip(batch.numbers, batch.records, column.tolist(), strict=True):
+            if name in record:
+                there = record[name]
+                same = isinstance(there, int | float) and math.isclose(there, value, abs_tol=_SAME)
+                if not same:
+                    raise DselectError(
+                        f'the record has a field "{name}" already, of other clusters',
+                        where=f":{number}",
+                        way_out="--overwrite replaces it, --as NAME writes another",
+                    )
 
 
 @dataclass(frozen=True)
@@ -216,7 +238,7 @@ def near_duplicates(pool: Pool, source: VectorSource, labels: Ints, best_first: 
             return dropped
         vectors = np.memmap(file, np.float32, "r", shape=(len(labels), source.dimension))
         by_cluster = best_first[np.argsort(labels[best_first], kind="stable")]
-        ends = np.cumsum(np.bincount(labels))
+        ends = np.cumsum(np.bincount(labels[best_first]))
         for cluster, end in enumerate(ends.tolist()):
             members = by_cluster[ends[cluster - 1] if cluster else 0 : end]
             dropped[members] = alike(_unit(vectors[members]), threshold)
@@ -253,7 +275,8 @@ def select(
     those kept, and the rounds.
     """
     names = [by.name for by in wish.by if by.name not in scorer.fields]
-    columns = gather(pool, Columns(WithFields(scorer, names), wish.choice, overwrite, identities=True), "clustering")
+    work = Columns(WithFields(scorer, names, overwrite), wish.choice, overwrite=True, identities=True)
+    columns = gather(pool, work, "clustering")
     pick = Pick(wish, scorer, columns, pool, ~np.isin(columns["identity"], earlier))
     facts: dict[str, Any] = {"excluded": int((~pick.open_to).sum())} if len(earlier) else {}
     if wish.dedup is not None:
@@ -266,7 +289,7 @@ def select(
     kept = pick.all(seed, targets)
     facts |= {**kept.facts, "spread": columns["spread"]}
     values = {name: columns.get(f"score {name}", np.zeros(0)) for name in scorer.fields}
-    write_kept(pool, kept, sink, values, overwrite)
+    write_kept(pool, kept, sink, values, overwrite=True)
     count = len(scorer.clusters)
     records, left = (
         np.bincount(found, minlength=count).tolist() for found in (pick.labels, pick.labels[kept.positions])
@@ -293,9 +316,6 @@ def shown(rows: Sequence[Mapping[str, Any]]) -> str:
     text = table("", ["words that mark it", "cluster", *counts], cells)
     more = len(rows) - ROWS
     return text if more <= 0 else f"{text}\n… and {more:,} smaller clusters (the manifest and --json-summary list all)"
-
-
-_TARGET = re.compile(r"lm:(.+)", re.DOTALL)
 
 
 def command(
@@ -368,17 +388,10 @@ def command(
     for name in (field, f"{field}_cluster"):
         pool.check_new(name)
     shared = _choice(choice, run.seed, field, sidecar)
-    lists = {"exclude": exclude or (), "gains": gains or ()}
-    found = _TARGET.fullmatch(gain) if gain else None
-    if gain and not found:
-        raise UsageError(
-            f"cannot read --gain {gain!r}", way_out="--gain lm:FILE, FILE being the records to get better at"
-        )
-    target = found[1] if found else None
+    ranked, target = _fields(field, order, by), _target(gain)
     wish = Wish(
-        shared, _fields(field, order, by), combine, dedup, **lists, target=target, rounds=rounds or 3,
-        temperature=gain_temperature, floor=floor,
-    )  # fmt: skip
+        shared, ranked, combine, dedup, exclude or (), gains or (), target, rounds or 3, gain_temperature, floor
+    )
     _check_wish(wish, rounds, log, sidecar)
     stops = output.fits_only(save, sidecar, shared) and not wish
     with Run("kmeans", run) as talk:
@@ -467,6 +480,16 @@ def _fields(field: str, order: Order, by: Sequence[str] | None) -> list[By]:
     for warning in check_fields(fields):
         print(f"dselect: warning: {warning}", file=sys.stderr)
     return fields
+
+
+def _target(gain: str | None) -> str | None:
+    """Return the target that --gain names."""
+    if gain is None:
+        return None
+    kind, _, path = gain.partition(":")
+    if kind != "lm" or not path:
+        raise UsageError(f"cannot read --gain {gain!r}", way_out="--gain lm:FILE: records to get better at")
+    return path
 
 
 def _check_wish(wish: Wish, rounds: int | None, log: str | None, sidecar: str | None) -> None:
