@@ -152,6 +152,8 @@ _COUNTED = {
     "missing_ids": "records without an id",
     "tokens": "tokens",
     "repeats": "repeats of a record, counted once",
+    "judgments": "judgments",
+    "unusable": "records that cannot be judged: no grade, no domain, no words, or the text of another",
     "targets_too_short": "texts of the targets too short to be found (--words)",
 }
 
