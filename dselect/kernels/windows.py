@@ -43,15 +43,15 @@ def spans(text: bytes) -> Ints:
     return found[: _spans(np.frombuffer(text, np.uint8), word_classes(), found)]
 
 
-def windows(text: bytes, words: int) -> list[bytes]:
-    """Return a text in pieces of so many words, the last one shorter; a text without words is one piece.
+def windows(text: bytes, words: int) -> tuple[list[bytes], list[int]]:
+    """Return a text in pieces of so many words, the last one shorter, and how many each has; never no piece.
 
     Together they are the text: what stands between two windows belongs to the first.
     """
-    if len(text) <= words:
-        return [text]
-    starts = [0, *spans(text)[words::words, 0].tolist(), len(text)]
-    return [text[start:stop] for start, stop in pairwise(starts)]
+    found = spans(text)[:, 0]
+    starts = [0, *found[words::words].tolist(), len(text)]
+    counts = [words] * (len(starts) - 2)
+    return [text[start:stop] for start, stop in pairwise(starts)], [*counts, len(found) - sum(counts)]
 
 
 def excerpt(text: bytes, words: int, most: int, place: float) -> bytes:
