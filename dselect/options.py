@@ -284,6 +284,7 @@ _NO_SETTINGS = {
     "sidecar",
     "save",
     "rejects",
+    "answers",
     "tmp",
     "jobs",
     "quiet",

@@ -17,8 +17,8 @@ LAYERS = [
     {"pool"},
     {"pipeline"},
     {"sampling"},
-    {"fitting", "classifiers", "judgments"},
-    {"rating"},
+    {"fitting", "classifiers", "judgments", "endpoint"},
+    {"rating", "judging"},
     {"options", "console"},
     {"commands"},
     {"cli"},
@@ -30,7 +30,19 @@ HEAVY = {
     "rich": {"console"},
     "ray": {"engine"},
 }
-NOT_FOR_HELP = {"numba", "sklearn", "faiss", "fasttext", "torch", "pyarrow", "ray", "rich", "safetensors", "tokenizers"}
+NOT_FOR_HELP = {
+    "numba",
+    "sklearn",
+    "faiss",
+    "fasttext",
+    "torch",
+    "pyarrow",
+    "ray",
+    "rich",
+    "safetensors",
+    "tokenizers",
+    "httpx",
+}
 
 
 def imports(path):
@@ -83,7 +95,7 @@ def test_pure_rooms_touch_no_file_clock_or_global_random_state():
         "kernels/overlap",
         "kernels/statistics",
         "kernels/windows",
-        "kernels/bags",
+        "kernels/sparse",
         "kernels/style",
     ):
         text = (PACKAGE / f"{name}.py").read_text("utf-8")

@@ -38,7 +38,7 @@ from dselect.records.batch import Batch
 from dselect.records.writing import publish
 
 CONFIDENCE = 0.5  # Wettig et al. 2024, section 3.2
-KERNELS = [f"dselect.kernels.{name}" for name in ("bags", "statistics", "style", "windows")]
+KERNELS = [f"dselect.kernels.{name}" for name in ("sparse", "statistics", "style", "windows")]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 

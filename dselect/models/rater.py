@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dselect.errors import DselectError, NotFitted
-from dselect.kernels.bags import Rows, add_standardized, beside, count_bags, scaled, score_bags
+from dselect.kernels.sparse import Rows, add_standardized, beside, count_bags, scaled, score_bags
 from dselect.kernels.statistics import dsir_statistics, gopher_statistics, repetition_statistics
 from dselect.kernels.style import NAMES, style_statistics
 from dselect.kernels.windows import windows

@@ -8,7 +8,7 @@ import pytest
 
 from dselect.errors import DselectError
 from dselect.judgments import Comparisons, Judgment, read
-from dselect.kernels.bags import Rows, beside, count_bags, scaled, score_bags
+from dselect.kernels.sparse import Rows, beside, count_bags, scaled, score_bags
 from dselect.kernels.style import NAMES, style_statistics
 from dselect.models.rater import STATISTICS, Counted, LinearRater, Settings, statistics
 from dselect.rating import HeldOut, choose, folds_of, learn, split
