@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -22,3 +23,17 @@ def budgets(weights: Sequence[int | float], total: int) -> list[int]:
     for i in by_remainder[: total - sum(parts)]:
         parts[i] += 1
     return parts
+
+
+def refined(weights: Sequence[float], gains: Sequence[float], temperature: float, floor: float) -> list[float]:
+    """Return w·softmax(gain / temperature), normalised, then drawn towards equal shares as far as the floor asks.
+
+    Of k domains each keeps floor / k at least; weights sum to 1. The update of "Diversify and Conquer" (Yu et al. 2024)
+    with a softmax in the place of w·gain / Σ gain, which neither stays positive nor sums to one.
+    """
+    best = max(gains)
+    raised = [weight * math.exp((gain - best) / temperature) for weight, gain in zip(weights, gains, strict=True)]
+    total = math.fsum(raised)
+    if not total:  # all the weight was where the gain vanished
+        return list(weights)
+    return [floor / len(raised) + (1 - floor) * one / total for one in raised]

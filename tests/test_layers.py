@@ -12,12 +12,12 @@ LAYERS = [
     {"models"},
     {"selection", "ordering", "mixing", "draws", "sketch"},
     {"records"},
-    {"choice"},
+    {"choice", "ranking"},
     {"engine"},
     {"pool"},
     {"pipeline"},
     {"sampling"},
-    {"fitting", "classifiers", "judgments", "endpoint"},
+    {"fitting", "classifiers", "embedding", "refinement", "judgments", "endpoint"},
     {"rating", "judging"},
     {"options", "console"},
     {"commands"},
@@ -31,17 +31,8 @@ HEAVY = {
     "ray": {"engine"},
 }
 NOT_FOR_HELP = {
-    "numba",
-    "sklearn",
-    "faiss",
-    "fasttext",
-    "torch",
-    "pyarrow",
-    "ray",
-    "rich",
-    "safetensors",
-    "tokenizers",
-    "httpx",
+    *("numba", "sklearn", "scipy", "threadpoolctl", "faiss", "fasttext", "torch", "sentence_transformers"),
+    *("pyarrow", "ray", "rich", "safetensors", "tokenizers", "httpx"),
 }
 
 
@@ -92,6 +83,8 @@ def test_pure_rooms_touch_no_file_clock_or_global_random_state():
         "mixing",
         "draws",
         "kernels/ngrams",
+        "kernels/bags",
+        "kernels/vectors",
         "kernels/overlap",
         "kernels/statistics",
         "kernels/windows",
