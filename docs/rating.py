@@ -83,14 +83,16 @@ def ridge_on_grades(train: Records, test: Records, grade: str) -> Floats:
     return np.asarray(model.predict(seen.transform([r["text"] for r in test])))
 
 
-def qurating(pairs: int, *options: object) -> Callable[[Records, Records, str], Floats]:
-    """Return a rater that learns from so many pairs of the training records."""
+def qurating(
+    pairs: int, judge: Sequence[object] = (), learn: Sequence[object] = ()
+) -> Callable[[Records, Records, str], Floats]:
+    """Return a rater that learns from so many pairs of the training records, with these options of both commands."""
 
     def rate(train: Records, test: Records, grade: str) -> Floats:
         known, unseen = write(FOLDER / "train.jsonl.zst", train), write(FOLDER / "test.jsonl.zst", test)
         judged, rated = FOLDER / "judgments.jsonl.zst", FOLDER / "rated.jsonl.zst"
-        dselect("judge", known, "--pairs", pairs, "--from-field", grade, *options, "-q", "-o", judged)
-        dselect("qurating", unseen, "--judgments", judged, "--overwrite", "-o", rated)
+        dselect("judge", known, "--pairs", pairs, "--from-field", grade, *judge, "-q", "-o", judged)
+        dselect("qurating", unseen, "--judgments", judged, *learn, "-q", "--force", "-o", rated)
         return np.array([record["qurating"] for record in read(rated)])
 
     return rate
@@ -136,21 +138,26 @@ def written(page: str, mark: str, text: str) -> str:
 
 
 def main() -> None:
-    """Write both tables into the page."""
-    data = Path(sys.argv[1]) / "truth"
+    """Write both tables into the page; a folder of sentence-transformers may be named as a further encoder."""
+    data = Path(sys.argv[1])
     FOLDER.mkdir(parents=True, exist_ok=True)
     baselines = {"shortest first": shortest, "Flesch-Kincaid": flesch_kincaid, "ridge on the grades": ridge_on_grades}
-    clear = read(data / "clear_readability.jsonl.zst")
-    soft = {f"{n:,} pairs": qurating(n, "--soft", 1) for n in (2_000, 5_000, 20_000)}
-    ways = baselines | soft | {"20,000 pairs, 0 or 1": qurating(20_000)}
+    encoders = {"static vectors": f"static:{data / 'models' / 'potion-base-4m-int8'}"}
+    encoders |= {"sentence-transformers": f"st:{sys.argv[2]}"} if len(sys.argv) > 2 else {}
+    soft = ["--soft", 1], ["--confidence", 0]
+    ways = baselines | {f"{n:,} pairs": qurating(n) for n in (2_000, 5_000, 20_000)}
+    ways |= {"20,000 pairs, soft": qurating(20_000, *soft)}
+    for name, spec in encoders.items():
+        ways[f"the same, {name}"] = qurating(20_000, soft[0], [*soft[1], "--encoder", spec])
+    clear = read(data / "truth" / "clear_readability.jsonl.zst")
     texts = proof(clear, "bt_easiness", "id", None, ways)
     PAGE.write_text(written(PAGE.read_text("utf-8"), "clear", texts), "utf-8")
-    levels = read(data / "onestop_levels.jsonl.zst")
+    levels = read(data / "truth" / "onestop_levels.jsonl.zst")
     for record in levels:
         record["ease"] = -record.pop("rank")
-    within = qurating(1_000, "--within", "article")
-    ways = baselines | {"pairs of one article": within, "5,000 pairs of any": qurating(5_000)}
-    texts = proof(levels, "ease", "article", "article", ways)
+    within = {"pairs of one article": qurating(1_000, ["--within", "article"])}
+    within |= {"5,000 pairs of any": qurating(5_000)}
+    texts = proof(levels, "ease", "article", "article", baselines | within)
     PAGE.write_text(written(PAGE.read_text("utf-8"), "onestop", texts), "utf-8")
 
 

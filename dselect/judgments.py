@@ -17,6 +17,7 @@ import orjson
 
 from dselect import draws
 from dselect.errors import DselectError
+from dselect.models import bradley_terry
 from dselect.pool import Pool
 from dselect.records.batch import Batch, lookup
 from dselect.records.reading import blocks, chunks, discover
@@ -74,6 +75,32 @@ class Comparisons:
         kept = np.abs(self.p - 0.5) >= least / 2
         used, pairs = np.unique(self.pairs[kept], return_inverse=True)
         return Comparisons([self.texts[i] for i in used.tolist()], pairs.reshape(-1, 2), self.p[kept])
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is learnt from, of all that was judged: the sure ones, with log-odds divided by a temperature.
+
+    Judgments with |p - 1/2| < confidence / 2 are left out.
+    """
+
+    confidence: float = 0.5
+    temperature: float = 1.0
+
+    def sure(self, judged: Mapping[str, Comparisons]) -> tuple[dict[str, Comparisons], list[str]]:
+        """Return the sure ones of each criterion, as pairs of positions in the list of all their texts, and that."""
+        kept = {name: one.confident(self.confidence) for name, one in judged.items()}
+        texts = sorted({text for one in kept.values() for text in one.texts})
+        place = {text: at for at, text in enumerate(texts)}
+        found = {}
+        for name, one in kept.items():
+            at = np.array([place[text] for text in one.texts], np.int64)
+            found[name] = Comparisons(texts, at[one.pairs], one.p)
+        return found, texts
+
+    def temper(self, p: Floats) -> Floats:
+        """Return labels as they are learnt from."""
+        return bradley_terry.tempered(p, self.temperature)
 
 
 def read(names: Sequence[str]) -> dict[str, list[Judgment]]:

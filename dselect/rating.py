@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from dselect import draws
-from dselect.judgments import Comparisons
+from dselect.errors import DselectError
+from dselect.judgments import Comparisons, Labels
 from dselect.models import bradley_terry
+from dselect.models.encoders import Encoder
+from dselect.models.neural_rater import NeuralRater, Pairs, Tuning
 from dselect.models.rater import Counted, LinearRater, Settings, View
 from dselect.records.batch import hashes_of
 
 FOLDS = 5
+NEURAL_FOLDS = 10  # of which one is held out
 FEW = 30  # judgments that must be held out for them to choose
 MOST_TO_CHOOSE = 20_000  # judgments that settings are chosen by: a seeded sample of more
+UNKNOWN = 1e-3  # the ridge where nothing tells
+NEAR = 3e-3  # how far settings are tried: enough to tell them apart
 RIDGES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 PARTS = (  # what a rater may look at, and in which proportion
     Settings(1.0, 0.1),
@@ -24,6 +30,13 @@ PARTS = (  # what a rater may look at, and in which proportion
     Settings(1.0, 0.03),
     Settings(0.0, 0.1),
     Settings(1.0, 0.0),
+)
+PARTS_WITH_VECTORS = (
+    Settings(1.0, 0.1, 0.1),
+    Settings(1.0, 0.1, 0.03),
+    Settings(1.0, 0.03, 0.1),
+    Settings(0.0, 0.1, 0.1),
+    *PARTS,
 )
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -70,8 +83,8 @@ class HeldOut:
         return sum(abs(predicted - observed) * count for predicted, observed, count in bins) / max(len(self.p), 1)
 
 
-def folds_of(comparisons: Comparisons, seed: int) -> Ints:
-    """Return the fold of every text: int64 (texts,), 0 to 4, drawn by the text.
+def folds_of(comparisons: Comparisons, seed: int, folds: int = FOLDS) -> Ints:
+    """Return the fold of every text: int64 (texts,), from 0, drawn by the text.
 
     Where the graph of comparisons falls into many parts, those that are compared with each other share a fold: so no
     judgment is lost between two.
@@ -81,7 +94,7 @@ def folds_of(comparisons: Comparisons, seed: int) -> Ints:
     if 2 * np.bincount(parts).max(initial=0) < len(keys):
         _, firsts = np.unique(parts, return_index=True)
         keys = keys[firsts][parts]
-    return np.asarray((draws.uniform(seed, "rater fold", keys) * FOLDS).astype(np.int64))
+    return np.asarray((draws.uniform(seed, "rater fold", keys) * folds).astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -116,15 +129,16 @@ def choose(
     seed: int,
     temper: Callable[[Floats], Floats] = lambda p: p,
     parts: Sequence[Settings] = PARTS,
+    ridges: Sequence[float] = RIDGES,
 ) -> tuple[Settings, HeldOut | None]:
     """Return the settings with the lowest cross-entropy on held-out judgments, and what they predict there.
 
-    Without enough judgments to hold out: the first of `parts` with a ridge of 1e-3, and None.
+    Without enough judgments to hold out: the first of `parts` with a ridge of UNKNOWN, and None.
     """
     sample = _sample(comparisons, seed)
     folds = list(split(counted, sample, folds_of(sample, seed)))
     if sum(len(fold.test_p) for fold in folds) < FEW:
-        return replace(parts[0], ridge=1e-3), None
+        return replace(parts[0], ridge=ridges[0] if len(ridges) == 1 else UNKNOWN), None
     best: tuple[float, Settings, HeldOut] | None = None
     views = [View.of(fold.known) for fold in folds]
     for part in parts:
@@ -134,10 +148,10 @@ def choose(
         ]
         weights: list[Floats | None] = [None] * len(folds)
         worse, lowest = 0, np.inf
-        for ridge in RIDGES:  # from stiff to loose, each from the last one's weights, until it has got worse twice
+        for ridge in ridges:  # from stiff to loose, each from the last one's weights, until it has got worse twice
             gaps = []
             for i, (fold, (known, unseen)) in enumerate(zip(folds, designs, strict=True)):
-                weights[i] = learnt = bradley_terry.fit(known, fold.pairs, temper(fold.p), ridge, weights[i])
+                weights[i] = learnt = bradley_terry.fit(known, fold.pairs, temper(fold.p), ridge, weights[i], NEAR)
                 scores = unseen.times(learnt)
                 gaps.append(scores[fold.test_pairs[:, 1]] - scores[fold.test_pairs[:, 0]])
             held = HeldOut(np.concatenate(gaps), np.concatenate([fold.test_p for fold in folds]))
@@ -163,23 +177,17 @@ def _sample(comparisons: Comparisons, seed: int) -> Comparisons:
 
 @dataclass(frozen=True)
 class Learnt:
-    """How a rater was learnt by one criterion."""
+    """How a rater was learnt by one criterion: from how many judgments, and with which settings."""
 
     criterion: str
     judgments: int
     used: int
-    settings: Settings
+    how: Mapping[str, float]
     held_out: HeldOut | None
 
     def facts(self) -> dict[str, Any]:
         """Return it for a summary."""
-        found: dict[str, Any] = {
-            "judgments": self.judgments,
-            "used": self.used,
-            "ngrams": self.settings.ngrams,
-            "statistics": self.settings.statistics,
-            "ridge": self.settings.ridge,
-        }
+        found: dict[str, Any] = {"judgments": self.judgments, "used": self.used, "settings": dict(self.how)}
         held = self.held_out
         if held is not None:
             found |= {"held_out": len(held.p), "accuracy": held.accuracy, "cross_entropy": held.loss}
@@ -188,29 +196,54 @@ class Learnt:
 
 
 def learn(
-    judged: dict[str, Comparisons], confidence: float, temperature: float, ridge: float | None, seed: int
+    judged: Mapping[str, Comparisons], labels: Labels, ridge: float | None, seed: int, encoder: Encoder | None = None
 ) -> tuple[LinearRater, list[Learnt]]:
-    """Learn a rater by every criterion; return it, and how it went.
+    """Learn a linear rater by every criterion; return it, and how it went.
 
-    confidence: judgments with |p - 1/2| < confidence / 2 are left out. temperature: what log-odds of labels are divided
-    by. ridge: the penalty, in place of the one that cross-validation would choose.
+    ridge: the penalty, in place of the one that cross-validation would choose. encoder: of vectors, if any.
     """
-    kept = {name: one.confident(confidence) for name, one in judged.items()}
-    texts = sorted({text for one in kept.values() for text in one.texts})
-    place = {text: at for at, text in enumerate(texts)}
-    counted = Counted.of(texts)
-    how, pairs, labels = [], [], []
+    sure, texts = labels.sure(judged)
+    counted = Counted.of(texts, encoder)
+    parts = PARTS_WITH_VECTORS if encoder else PARTS
+    ridges = RIDGES if ridge is None else (ridge,)
+    how, chosen = [], []
+    for name, one in sure.items():
+        used, pairs = np.unique(one.pairs, return_inverse=True)
+        own = Comparisons([texts[i] for i in used.tolist()], pairs.reshape(-1, 2), one.p)
+        settings, held = choose(counted.take(used), own, seed, labels.temper, parts, ridges)
+        chosen.append(settings)
+        how.append(Learnt(name, len(judged[name].p), len(one.p), asdict(settings), held))
+    rater = LinearRater(list(sure), encoder)
+    pairs_of, p_of = [one.pairs for one in sure.values()], [labels.temper(one.p) for one in sure.values()]
+    return rater.fit(counted, pairs_of, p_of, chosen), how
 
-    def temper(p: Floats) -> Floats:
-        return bradley_terry.tempered(p, temperature)
 
-    for name, one in kept.items():
-        at = np.array([place[text] for text in one.texts], np.int64)
-        settings, held = choose(counted.take(at), one, seed, temper)
-        if ridge is not None:
-            settings = replace(settings, ridge=ridge)
-        how.append(Learnt(name, len(judged[name].p), len(one.p), settings, held))
-        pairs.append(at[one.pairs])
-        labels.append(temper(one.p))
-    rater = LinearRater(list(kept)).fit(counted, pairs, labels, [one.settings for one in how])
-    return rater, how
+def tune(judged: Mapping[str, Comparisons], labels: Labels, path: str, how: Tuning) -> tuple[NeuralRater, list[Learnt]]:
+    """Fine-tune a transformer on the judgments of all criteria together; return it, and how it did on held-out ones.
+
+    A tenth of the texts is held out, and stays out: judgments between two of them are tried, those of one are not used.
+    """
+    sure, texts = labels.sure(judged)
+    everything = Comparisons(
+        texts, np.concatenate([one.pairs for one in sure.values()]), np.concatenate([one.p for one in sure.values()])
+    )
+    criteria = np.repeat(np.arange(len(sure)), [len(one.p) for one in sure.values()])
+    outside = folds_of(everything, how.seed, NEURAL_FOLDS)[everything.pairs] == 0
+    train, test = ~outside.any(axis=1), outside.all(axis=1)
+    if not train.any():
+        raise DselectError("too few judgments to fine-tune on", way_out="judge more pairs")
+    rater = NeuralRater.of(path, list(sure), how.seed)
+    rater.fit(texts, Pairs(everything.pairs[train], criteria[train], labels.temper(everything.p[train])), how)
+    rater.centre([texts[i] for i in np.unique(everything.pairs[train]).tolist()])
+    tried, pairs = np.unique(everything.pairs[test], return_inverse=True)
+    pairs = pairs.reshape(-1, 2)
+    scores = rater.rate([texts[i].encode() for i in tried.tolist()]) if len(tried) else np.zeros((0, len(sure)))
+    found = []
+    for number, name in enumerate(sure):
+        at = criteria[test] == number
+        gaps = scores[pairs[at, 1], number] - scores[pairs[at, 0], number]
+        held = HeldOut(gaps, everything.p[test][at]) if at.any() else None
+        used = int((criteria[train] == number).sum())
+        facts = {"epochs": how.epochs, "rate": how.rate, "batch": how.batch}
+        found.append(Learnt(name, len(judged[name].p), used, facts, held))
+    return rater, found

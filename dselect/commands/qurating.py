@@ -11,14 +11,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
 import orjson
 
 from dselect.console import Run
 from dselect.errors import DselectError, UsageError
-from dselect.judgments import Comparisons, Judgment, read
+from dselect.judgments import Comparisons, Judgment, Labels, read
+from dselect.models import tables
+from dselect.models.encoders import Encoder, from_spec
+from dselect.models.sentences import SentenceSettings
 from dselect.options import (
     As,
     ChoiceOptions,
@@ -37,17 +40,39 @@ from dselect.pool import Pool
 from dselect.records.batch import Batch
 from dselect.records.writing import publish
 
+if TYPE_CHECKING:
+    from dselect.rating import Learnt
+
 CONFIDENCE = 0.5  # Wettig et al. 2024, section 3.2
-KERNELS = [f"dselect.kernels.{name}" for name in ("sparse", "statistics", "style", "windows")]
+KERNELS = [f"dselect.kernels.{name}" for name in ("sparse", "statistics", "style", "windows", "bags", "vectors")]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Rater(Protocol):
+    """Ratings of texts by some criteria."""
+
+    criteria: tuple[str, ...]
+
+    @property
+    def alone(self) -> bool:
+        """Whether one process is enough for it."""
+
+    def only(self, criteria: Sequence[str]) -> Rater:
+        """Return the rater by some of its criteria alone."""
+
+    def rate(self, texts: Sequence[bytes]) -> Floats:
+        """Return every UTF-8 text's rating by each criterion: float64 (n, criteria)."""
+
+    def to_bytes(self) -> bytes:
+        """Return it as a file."""
 
 
 @dataclass(frozen=True)
 class Rated:
     """A rater's scores as fields: NAME by one criterion, NAME_CRITERION by several."""
 
-    rater: Any
+    rater: Rater
     name: str = "qurating"
     min_words: int = 0
 
@@ -69,6 +94,74 @@ class Rated:
 
             rated[count_words(batch.utf8) < self.min_words] = np.nan
         return {name: np.ascontiguousarray(rated[:, i]) for i, name in enumerate(self.names)}
+
+
+def open_encoder(spec: str, how: SentenceSettings) -> Encoder:
+    """Return the encoder that is named; UsageError for `hashed`, which must have been fitted."""
+    found = from_spec(spec, how)
+    if found is None:
+        raise UsageError(
+            "hashed words are fitted to a pool", way_out="dselect embed POOL --save words.encoder, then --encoder FILE"
+        )
+    return found
+
+
+def read_rater(rater: str | None, ridge: float | None, encoder: str | None, tuning: Mapping[str, Any]) -> str | None:
+    """Return the path of the transformer that --rater names, None for a linear one; UsageError for what is neither."""
+    kind, _, path = (rater or "linear").partition(":")
+    if kind not in ("linear", "hf") or (kind == "hf") != bool(path):
+        raise UsageError(f"cannot read --rater {rater!r}", way_out="linear, or hf:DIR")
+    if path and (ridge is not None or encoder):
+        raise UsageError("--ridge and --encoder are for a linear rater")
+    if tuning and not path:
+        raise UsageError("--epochs, --lr and --batch are for a transformer", way_out="--rater hf:DIR")
+    return path or None
+
+
+def learn_rater(
+    judged: Mapping[str, Comparisons],
+    labels: Labels,
+    neural: str | None,
+    tuning: Mapping[str, Any],
+    ridge: float | None,
+    encoder: str | None,
+    run: RunOptions,
+) -> tuple[Rater, list[Learnt]]:
+    """Learn a rater of the kind that is asked for; return it, and how it went."""
+    from dselect import rating
+
+    if neural:
+        from dselect.models.neural_rater import Tuning
+
+        return rating.tune(judged, labels, neural, Tuning(seed=run.seed, threads=run.jobs, **tuning))
+    vectors = None if encoder is None else open_encoder(encoder, SentenceSettings(threads=run.jobs))
+    return rating.learn(judged, labels, ridge, run.seed, vectors)
+
+
+def open_rater(path: str, jobs: int) -> Rater:
+    """Read a rater of either kind; DselectError if the file holds none."""
+    settings, arrays = tables.load(path, "qurating")
+    if settings.get("rater") == "hf":
+        from dselect.models.neural_rater import NeuralRater
+
+        return NeuralRater.from_file(settings, arrays, path)
+    from dselect.models.rater import LinearRater
+
+    return LinearRater.from_file(settings, arrays, path, SentenceSettings(threads=jobs))
+
+
+def _judged(names: Sequence[str], criterion: Sequence[str] | None, confidence: float) -> dict[str, Comparisons]:
+    """Read the judgments to learn from, by criterion; DselectError where none of one is sure enough."""
+    found = read(names)
+    judged = {name: Comparisons.of(found[name]) for name in chosen_criteria(list(found), criterion, names[0])}
+    for name, one in judged.items():
+        if not (np.abs(one.p - 0.5) >= confidence / 2).any():
+            raise DselectError(
+                f"none of the judgments by {name!r} is sure enough to learn from",
+                where=names[0],
+                way_out="a lower --confidence",
+            )
+    return judged
 
 
 def fields_of(name: str, criteria: Sequence[str]) -> list[str]:
@@ -168,6 +261,25 @@ def command(
         float | None,
         Option(metavar="X", help="Penalty on weights. [default: chosen by cross-validation; of --plain-bt 0]", min=0),
     ] = None,
+    rater: Annotated[
+        str | None,
+        Option(
+            metavar="linear|hf:DIR",
+            help="Words and statistics, or a transformer to fine-tune, which needs dselect[neural]. [default: linear]",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, Option(metavar="N", help="Of hf: passes over the judgments. [default: 2]", min=1)
+    ] = None,
+    lr: Annotated[float | None, Option(metavar="X", help="Of hf: learning rate. [default: 5e-5]", min=0.0)] = None,
+    batch: Annotated[int | None, Option(metavar="N", help="Of hf: judgments a step. [default: 32]", min=1)] = None,
+    encoder: Annotated[
+        str | None,
+        Option(
+            metavar="static:DIR|st:DIR|FILE",
+            help="Learn from vectors too: of tokens, of sentence-transformers, or by a file that embed saved.",
+        ),
+    ] = None,
     plain_bt: Annotated[
         bool, Option("--plain-bt", help="Rate the judged texts themselves, each by a number of its own; no pool.")
     ] = False,
@@ -189,48 +301,44 @@ def command(
     if (model is None) == (not judgments):
         raise UsageError("qurating needs either --judgments FILE or --model FILE")
     for_fitting = {"save": save, "confidence": confidence, "label-temperature": label_temperature, "ridge": ridge}
+    for_fitting |= {"encoder": encoder, "rater": rater, "epochs": epochs, "lr": lr, "batch": batch}
     if model and (given := [name for name, value in for_fitting.items() if value is not None]):
         raise UsageError(f"--{given[0]} is for fitting: a model is as it was fitted", way_out="--judgments")
     pool.check_new(field)
     chosen = choice.build(run.seed, sidecar=sidecar)
     if plain_bt:
-        if model or save or confidence is not None or label_temperature is not None or sidecar or chosen:
+        for_raters = (model, save, encoder, rater, epochs, lr, batch, confidence, label_temperature, sidecar)
+        if chosen or any(value is not None for value in for_raters):
             raise UsageError("--plain-bt takes judgments, --criterion and --ridge, and writes all it rates")
         _rate_judged(pool, output, run, judgments or [], criterion, ridge or 0.0, field)
         return
+    tuning = {
+        name: value for name, value in {"epochs": epochs, "rate": lr, "batch": batch}.items() if value is not None
+    }
+    labels = Labels(_or(confidence, CONFIDENCE), _or(label_temperature, 1.0))
+    neural = read_rater(rater, ridge, encoder, tuning)
     stops = output.fits_only(save, sidecar, chosen)
     with Run("qurating", run) as talk:
         records = pool.open(run, talk, rereads=bool(chosen), kernels=KERNELS)
         alone = model is not None and not chosen
         with output.open(records, run, write=not stops, alone=alone, sidecar=sidecar) as sink:
-            from dselect.models.rater import LinearRater
-            from dselect.rating import learn
-
             facts: dict[str, Any] = {}
             if model:
-                rater = LinearRater.load(model)
-                rater = rater.only(chosen_criteria(rater.criteria, criterion, model))
+                fitted = open_rater(model, run.jobs)
+                fitted = fitted.only(chosen_criteria(fitted.criteria, criterion, model))
             else:
-                assert judgments is not None
-                found = read(judgments)
-                named = chosen_criteria(list(found), criterion, judgments[0])
-                judged = {name: Comparisons.of(found[name]) for name in named}
-                given_up = [name for name, one in judged.items() if not len(one.confident(_or(confidence, 0.5)).p)]
-                if given_up:
-                    raise DselectError(
-                        f"none of the judgments by {given_up[0]!r} is sure enough to learn from",
-                        where=judgments[0],
-                        way_out="a lower --confidence",
-                    )
-                rater, learnt = learn(judged, _or(confidence, CONFIDENCE), _or(label_temperature, 1.0), ridge, run.seed)
+                judged = _judged(judgments or [], criterion, labels.confidence)
+                fitted, learnt = learn_rater(judged, labels, neural, tuning, ridge, encoder, run)
                 facts["learnt"] = {one.criterion: one.facts() for one in learnt}
                 if save:
-                    publish(Path(save), rater.to_bytes())
+                    publish(Path(save), fitted.to_bytes())
                 if not run.quiet and not run.json_summary:
                     for one in learnt:
                         print(f"dselect qurating: {_said(one.criterion, one.facts())}", file=sys.stderr)
+            if fitted.alone:
+                records.jobs = 1
             if not stops:
-                scorer = Rated(rater, field, min_words)
+                scorer = Rated(fitted, field, min_words)
                 facts |= write_scored(records, scorer, scorer.names, chosen, sink, overwrite, sidecar=bool(sidecar))
     talk.report(records.counts, **facts, saved=save)
 
@@ -269,7 +377,7 @@ def _said(criterion: str, how: Mapping[str, Any]) -> str:
     begun = f"{by}{how['used']:,} of {how['judgments']:,} judgments"
     if "held_out" not in how:
         return f"{begun}; too few to hold any out: nothing is known about this rater"
-    weights = f"n-grams {how['ngrams']:g}, statistics {how['statistics']:g}, ridge {how['ridge']:g}"
+    weights = ", ".join(f"{name} {value:g}" for name, value in how["settings"].items() if value or name == "ridge")
     right = "" if how["accuracy"] is None else f"{how['accuracy']:.3f} right, "
     error = f"cross-entropy {how['cross_entropy']:.3f}, calibration error {how['calibration_error']:.3f}"
     lines = [f"{begun}; {weights}; of {how['held_out']:,} of unseen texts {right}{error}", "  predicted  judged  pairs"]

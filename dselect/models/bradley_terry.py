@@ -15,7 +15,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 MOST_STEPS, MOST_INNER = 60, 200
-CLOSE = 1e-7  # of the gradient's length, to what it was at w = 0
+CLOSE = 1e-7
 
 
 class Design(Protocol):
@@ -74,10 +74,13 @@ def tempered(p: Floats, temperature: float) -> Floats:
     return np.where((p == 0) | (p == 1), p, logistic(np.log(inner / (1 - inner)) / temperature))
 
 
-def fit(design: Design, pairs: Ints, p: Floats, ridge: float, start: Floats | None = None) -> Floats:
+def fit(
+    design: Design, pairs: Ints, p: Floats, ridge: float, start: Floats | None = None, close: float = CLOSE
+) -> Floats:
     """Return the weights that minimise the penalised mean cross-entropy: float64 (width,).
 
-    pairs: int64 (n, 2), rows of a and b; p: float64 (n,), that b is better. Newton's method, each step by conjugate
+    pairs: int64 (n, 2), rows of a and b; p: float64 (n,), that b is better. close: how small the gradient must have
+    become, as a share of what it is at w = 0. Newton's method, each step by conjugate
     gradients, halved until it helps. Sums are numpy's own, in a fixed order.
     """
     count = max(len(pairs), 1)
@@ -95,20 +98,20 @@ def fit(design: Design, pairs: Ints, p: Floats, ridge: float, start: Floats | No
     def loss(vector: Floats, gaps: Floats) -> float:
         return cross_entropy(gaps, p) + 0.5 * ridge * _dot(vector, vector)
 
-    close = CLOSE * max(_norm(back(0.5 - p)), 1e-300)
+    whole = max(_norm(back(0.5 - p)), 1e-300)
     gaps = gaps_of(weights)
     value = loss(weights, gaps)
     for _ in range(MOST_STEPS):
         predicted = logistic(gaps)
         gradient = back(predicted - p) + ridge * weights
         length = _norm(gradient)
-        if length <= close:
+        if length <= close * whole:
             break
         curvature = predicted * (1 - predicted)
         step = _solve(
             lambda vector, c=curvature: back(c * gaps_of(vector)) + ridge * vector,  # bound now
             -gradient,
-            min(0.1, math.sqrt(length / max(close / CLOSE, 1e-300))),
+            min(0.1, math.sqrt(length / whole)),
         )
         along, slope, size = gaps_of(step), _dot(gradient, step), 1.0
         while size > 1e-8:

@@ -1,4 +1,4 @@
-"""A rater: the score of a text is linear in its n-grams of words, statistics of how it is written, and its vector.
+"""A rater: the score of a text is linear in its n-grams of words, statistics of how it is written, and a vector.
 
 Learnt from pairwise judgments (models.bradley_terry). A text is cut into windows of 512 words; its score is the mean of
 theirs, weighted by their words (Wettig et al. 2024, section 3.3).
@@ -6,7 +6,7 @@ theirs, weighted by their words (Wettig et al. 2024, section 3.3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from dselect.kernels.style import NAMES, style_statistics
 from dselect.kernels.windows import windows
 from dselect.kernels.words import unicode_version
 from dselect.models import bradley_terry, tables
+from dselect.models.encoders import Encoder, from_file
+from dselect.models.sentences import SentenceSettings
 
 WINDOW = 512  # words
 LONGEST = 2  # words of an n-gram
@@ -42,34 +44,40 @@ class Settings:
 
     ngrams: float = 1.0
     statistics: float = 0.1
+    vectors: float = 0.0
     ridge: float = 1e-4
+
+    def scales(self, width: int) -> Floats:
+        """Return what dense columns are multiplied by, those of statistics and then of vectors: float64 (width,)."""
+        return np.where(np.arange(width) < len(STATISTICS), self.statistics, self.vectors)
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What is known of texts before anything is learnt: counts and statistics of their windows.
+    """What is known of texts before anything is learnt: counts of their windows, and dense columns.
 
-    owner: int64 (windows,), whose each is; share: float64 (windows,), what it counts for.
+    dense: float64 (windows, 43 + d), statistics and the vectors of an encoder. owner: int64 (windows,), whose each is;
+    share: float64 (windows,), what it counts for.
     """
 
     bags: Rows
-    statistics: Floats
+    dense: Floats
     owner: Ints
     share: Floats
     count: int
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> Counted:
-        """Count."""
+    def of(cls, texts: Sequence[str], encoder: Encoder | None = None) -> Counted:
+        """Count, and encode."""
         pieces, owner, share = cut(text.encode() for text in texts)
-        return cls(count_bags(pieces, LONGEST, BUCKETS), statistics(pieces), owner, share, len(texts))
+        return cls(count_bags(pieces, LONGEST, BUCKETS), dense(pieces, encoder), owner, share, len(texts))
 
     def take(self, texts: Ints) -> Counted:
         """Return what is known of some of the texts."""
         place = np.full(self.count, -1, np.int64)
         place[texts] = np.arange(len(texts))
         at = np.flatnonzero(place[self.owner] >= 0)
-        return Counted(self.bags.take(at), self.statistics[at], place[self.owner[at]], self.share[at], len(texts))
+        return Counted(self.bags.take(at), self.dense[at], place[self.owner[at]], self.share[at], len(texts))
 
 
 def cut(texts: Any) -> tuple[list[bytes], Ints, Floats]:
@@ -93,9 +101,17 @@ def statistics(pieces: Sequence[bytes]) -> Floats:
     return np.ascontiguousarray(np.concatenate([style_statistics(pieces), np.stack(columns, axis=1)], axis=1))
 
 
+def dense(pieces: Sequence[bytes], encoder: Encoder | None) -> Floats:
+    """Return statistics, and beside them the vectors of an encoder: float64 (n, 43 + d)."""
+    found = statistics(pieces)
+    if encoder is None:
+        return found
+    return np.ascontiguousarray(np.concatenate([found, encoder.encode(pieces).astype(np.float64)], axis=1))
+
+
 @dataclass(frozen=True)
 class View:
-    """How texts are seen: the idf of n-grams, the mean and deviation of statistics. Learnt without judgments."""
+    """How texts are seen: the idf of n-grams, the mean and deviation of dense columns. Learnt without judgments."""
 
     idf: Floats
     mean: Floats
@@ -106,11 +122,10 @@ class View:
         """Learn it: idf = 1 + ln((1 + windows) / (1 + windows with the n-gram)), 0 where fewer than two have it."""
         having = np.bincount(counted.bags.columns, minlength=BUCKETS)
         idf = np.where(having >= LEAST_WINDOWS, 1 + np.log((1 + len(counted.bags)) / (1 + having)), 0.0)
-        mean = counted.statistics.mean(axis=0)
-        return cls(idf, mean, np.maximum(counted.statistics.std(axis=0), FLOOR))
+        return cls(idf, counted.dense.mean(axis=0), np.maximum(counted.dense.std(axis=0), FLOOR))
 
     def design(self, counted: Counted, settings: Settings) -> Design:
-        """Return texts as this view has them, n-grams before statistics."""
+        """Return texts as this view has them, n-grams before dense columns."""
         rows = scaled(counted.bags, self.idf)
         known = np.cumsum(self.idf > 0) - 1  # columns without those of n-grams that nobody has
         rows = replace(
@@ -119,8 +134,8 @@ class View:
             values=rows.values * settings.ngrams,
             width=int(known[-1]) + 1,
         )
-        z = np.clip((counted.statistics - self.mean) / self.deviation, -MOST, MOST)
-        return Design(beside(rows, z * settings.statistics), counted.owner, counted.share, counted.count)
+        z = np.clip((counted.dense - self.mean) / self.deviation, -MOST, MOST)
+        return Design(beside(rows, z * settings.scales(z.shape[1])), counted.owner, counted.share, counted.count)
 
 
 @dataclass(frozen=True)
@@ -152,11 +167,12 @@ class Design:
 class LinearRater:
     """Ratings of texts by one or several criteria, in units of log-odds; the mean judged text has 0.
 
-    weights: float64 (buckets, criteria) of n-grams, (statistics, criteria) of statistics; offsets: (criteria,).
+    encoder: what makes vectors of windows; None for none. `ngrams_`, float64 (buckets, criteria), and `dense_`, float64
+    (43 + d, criteria), are weights; `offsets_`, (criteria,), is what is subtracted.
     """
 
-    def __init__(self, criteria: Sequence[str]) -> None:
-        self.criteria = tuple(criteria)
+    def __init__(self, criteria: Sequence[str], encoder: Encoder | None = None) -> None:
+        self.criteria, self.encoder = tuple(criteria), encoder
         self.settings_: tuple[Settings, ...] = ()
         self.view_: View | None = None
 
@@ -167,13 +183,14 @@ class LinearRater:
         view = View.of(counted)
         known = np.flatnonzero(view.idf > 0)
         count = len(self.criteria)
-        self.ngrams_, self.statistics_ = np.zeros((BUCKETS, count)), np.zeros((len(STATISTICS), count))
+        width = counted.dense.shape[1]
+        self.ngrams_, self.dense_ = np.zeros((BUCKETS, count)), np.zeros((width, count))
         self.offsets_ = np.zeros(count)
         for i, (one, label, how) in enumerate(zip(pairs, p, settings, strict=True)):
             design = view.design(counted, how)
             weights = bradley_terry.fit(design, one, label, how.ridge)
             self.ngrams_[known, i] = weights[: len(known)] * how.ngrams
-            self.statistics_[:, i] = weights[len(known) :] * how.statistics
+            self.dense_[:, i] = weights[len(known) :] * how.scales(width)
             self.offsets_[i] = float(design.times(weights)[np.unique(one)].mean())
         self.view_, self.settings_ = view, tuple(settings)
         return self
@@ -181,9 +198,9 @@ class LinearRater:
     def only(self, criteria: Sequence[str]) -> LinearRater:
         """Return the rater by some of its criteria alone; KeyError for one it does not have."""
         at = [{name: i for i, name in enumerate(self.criteria)}[name] for name in criteria]
-        found = LinearRater(criteria)
+        found = LinearRater(criteria, self.encoder)
         found.view_, found.settings_ = self.view_, tuple(self.settings_[i] for i in at)
-        found.ngrams_, found.statistics_ = self.ngrams_[:, at].copy(), self.statistics_[:, at].copy()
+        found.ngrams_, found.dense_ = self.ngrams_[:, at].copy(), self.dense_[:, at].copy()
         found.offsets_ = self.offsets_[at]
         return found
 
@@ -194,7 +211,7 @@ class LinearRater:
         pieces, owner, share = cut(texts)
         sums = score_bags(pieces, LONGEST, self.view_.idf, self.ngrams_)
         view = self.view_
-        add_standardized(statistics(pieces), view.mean, view.deviation, MOST, self.statistics_, sums)
+        add_standardized(dense(pieces, self.encoder), view.mean, view.deviation, MOST, self.dense_, sums)
         columns = [
             np.bincount(owner, share * sums[:, i], len(texts)) - self.offsets_[i] for i in range(len(self.criteria))
         ]
@@ -205,48 +222,62 @@ class LinearRater:
         if self.view_ is None:
             raise NotFitted("this rater has not been fitted")
         settings = {
+            "rater": "linear",
             "criteria": list(self.criteria),
             "settings": [asdict(one) for one in self.settings_],
+            "encoder": self.encoder and self.encoder.settings(),
             "unicode": unicode_version(),
         }
-        arrays: tables.Arrays = {
+        arrays = {
             "idf": self.view_.idf,
             "mean": self.view_.mean,
             "deviation": self.view_.deviation,
             "ngrams": self.ngrams_,
-            "statistics": self.statistics_,
+            "dense": self.dense_,
             "offsets": self.offsets_,
         }
+        if self.encoder:
+            arrays |= {f"{_ENCODER}{name}": array for name, array in self.encoder.arrays().items()}
         return tables.to_bytes("qurating", settings, arrays)
 
+    @property
+    def alone(self) -> bool:
+        """Tell whether one process is enough for it."""
+        return bool(self.encoder and self.encoder.alone)
+
     @classmethod
-    def load(cls, path: str) -> LinearRater:
-        """Read a rater that `to_bytes` wrote; DselectError if it is none."""
-        settings, arrays = tables.load(path, "qurating")
+    def from_file(
+        cls, settings: Mapping[str, Any], arrays: tables.Arrays, path: str, how: SentenceSettings
+    ) -> LinearRater:
+        """Return the rater that a file holds, its encoder computing as `how` says; DselectError if it is not sound."""
+        own = {name.removeprefix(_ENCODER): array for name, array in arrays.items() if name.startswith(_ENCODER)}
         try:
             found = {name: np.ascontiguousarray(arrays[name]) for name in _SHAPES}
             criteria = settings["criteria"]
             sound = isinstance(criteria, list) and all(isinstance(name, str) for name in criteria) and bool(criteria)
-            sizes = {"buckets": BUCKETS, "statistics": len(STATISTICS), "criteria": len(criteria)}
+            encoder = from_file(settings["encoder"], own, path, how) if settings["encoder"] else None
+            width = len(STATISTICS) + (encoder.dimension if encoder else 0)
+            sizes = {"buckets": BUCKETS, "dense": width, "criteria": len(criteria)}
             for name, shape in _SHAPES.items():
                 sound &= found[name].dtype == np.float64 and found[name].shape == tuple(sizes[side] for side in shape)
                 sound &= bool(np.isfinite(found[name]).all())
-            rater = cls(criteria)
+            rater = cls(criteria, encoder)
             rater.settings_ = tuple(Settings(**one) for one in settings["settings"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise DselectError(f"not a sound qurating model: {error}", where=path) from error
         if not sound or (found["deviation"] <= 0).any() or (found["idf"] < 0).any():
             raise DselectError("not a sound qurating model", where=path, way_out="fit it again with --save")
         rater.view_ = View(found["idf"], found["mean"], found["deviation"])
-        rater.ngrams_, rater.statistics_, rater.offsets_ = found["ngrams"], found["statistics"], found["offsets"]
+        rater.ngrams_, rater.dense_, rater.offsets_ = found["ngrams"], found["dense"], found["offsets"]
         return rater
 
 
+_ENCODER = "encoder "  # what the names of its arrays begin with
 _SHAPES = {
     "idf": ("buckets",),
-    "mean": ("statistics",),
-    "deviation": ("statistics",),
+    "mean": ("dense",),
+    "deviation": ("dense",),
     "ngrams": ("buckets", "criteria"),
-    "statistics": ("statistics", "criteria"),
+    "dense": ("dense", "criteria"),
     "offsets": ("criteria",),
 }

@@ -6,8 +6,9 @@ import random
 import numpy as np
 import pytest
 
+from dselect.commands.qurating import open_rater
 from dselect.errors import DselectError
-from dselect.judgments import Comparisons, Judgment, read
+from dselect.judgments import Comparisons, Judgment, Labels, read
 from dselect.kernels.sparse import Rows, beside, count_bags, scaled, score_bags
 from dselect.kernels.style import NAMES, style_statistics
 from dselect.models.rater import STATISTICS, Counted, LinearRater, Settings, statistics
@@ -38,7 +39,7 @@ def folder(tmp_path_factory):
     write_records(folder / "j.jsonl.zst", judged())
     write_records(folder / "two.jsonl", [*judged(200), *judged(200, 2, "law", "law")])
     found = read([str(folder / "j.jsonl.zst")])["taste"]
-    (folder / "rater").write_bytes(learn({"taste": Comparisons.of(found)}, 0.5, 1.0, 0.01, 0)[0].to_bytes())
+    (folder / "rater").write_bytes(learn({"taste": Comparisons.of(found)}, Labels(), 0.01, 0)[0].to_bytes())
     return folder
 
 
@@ -66,9 +67,10 @@ def test_what_was_judged_better_is_rated_better_and_how_well_is_said(run):
 
 
 def test_jobs_pipes_shards_and_a_saved_rater_give_the_same_bytes(run, dselect, folder, tmp_path):
-    one = run("--judgments", "j.jsonl.zst", "--save", "m1", "-o", "a.jsonl.zst", "-j", 1)
+    ridge = ["--ridge", 0.01]  # what would be chosen needs not be, three times
+    one = run("--judgments", "j.jsonl.zst", *ridge, "--save", "m1", "-o", "a.jsonl.zst", "-j", 1)
     assert "saved to m1" in one.stderr
-    run("--judgments", "j.jsonl.zst", "--save", "m2", "-j", 3)
+    run("--judgments", "j.jsonl.zst", *ridge, "--save", "m2", "-j", 3)
     assert (tmp_path / "m1").read_bytes() == (tmp_path / "m2").read_bytes()
     whole = read_bytes(tmp_path / "a.jsonl.zst")
     pool = read_bytes(folder / "pool.jsonl.zst")
@@ -78,12 +80,13 @@ def test_jobs_pipes_shards_and_a_saved_rater_give_the_same_bytes(run, dselect, f
     assert again == b"\n".join(whole.split(b"\n")[150:])
     # the order of the judgments does not matter
     write_records(tmp_path / "turned.jsonl", judged()[::-1])
-    run("--judgments", "turned.jsonl", "--save", "m3", "-q")
+    run("--judgments", "turned.jsonl", *ridge, "--save", "m3", "-q")
     assert (tmp_path / "m3").read_bytes() == (tmp_path / "m1").read_bytes()
 
 
 def test_several_criteria_go_to_fields_of_their_own_and_add_as_z_scores(run, tmp_path):
-    done = run("--judgments", "two.jsonl", "--save", "m", "--min-words", 1, "-o", "-", "--json-summary")
+    options = ["--ridge", 0.01, "--min-words", 1, "-o", "-", "--json-summary"]
+    done = run("--judgments", "two.jsonl", "--save", "m", *options)
     assert set(done.summary["learnt"]) == {"law", "taste"}
     scored = done.records
     both = np.array([[r["qurating_law"], r["qurating_taste"]] for r in scored if "qurating_law" in r])
@@ -115,6 +118,9 @@ def test_selection_samples_within_domains_as_everywhere(run):
         (["--model", "j.jsonl.zst", "--ridge", "1"], "--ridge is for fitting", 2),
         (["--judgments", "pool.jsonl.zst"], "pool.jsonl.zst:1: no judgment", 1),
         (["--judgments", "j.jsonl.zst", "--plain-bt"], "takes no pool", 2),
+        (["--judgments", "j.jsonl.zst", "--rater", "svm"], "linear, or hf:DIR", 2),
+        (["--judgments", "j.jsonl.zst", "--epochs", "3"], "are for a transformer", 2),
+        (["--judgments", "j.jsonl.zst", "--rater", "hf:x", "--ridge", "1"], "are for a linear rater", 2),
         (["--judgments", "j.jsonl.zst", "--plain-bt", "--keep", "3"], "writes all it rates", 2),
     ],
 )
@@ -137,10 +143,10 @@ def test_a_damaged_rater_is_refused(folder, tmp_path):
     ):
         save_file({**arrays, name: change(arrays[name])}, tmp_path / "bad", metadata=header)
         with pytest.raises(DselectError, match="not a sound qurating model"):
-            LinearRater.load(str(tmp_path / "bad"))
+            open_rater(str(tmp_path / "bad"), 1)
     (tmp_path / "short").write_bytes((folder / "rater").read_bytes()[:5000])
     with pytest.raises(DselectError, match="not a readable model"):
-        LinearRater.load(str(tmp_path / "short"))
+        open_rater(str(tmp_path / "short"), 1)
 
 
 def test_plain_bt_rates_the_judged_texts(dselect, tmp_path):
@@ -290,7 +296,7 @@ def test_statistics_are_finite_and_the_same_alone_as_in_company():
 def test_a_summary_and_a_manifest_say_how_it_was_learnt(run, tmp_path):
     run("--judgments", "j.jsonl.zst", "--save", "m", "--ridge", 0.01, "-q")
     summary = json.loads((tmp_path / "m.manifest.json").read_text())["summary"]["learnt"]["taste"]
-    assert summary["ridge"] == 0.01
+    assert summary["settings"]["ridge"] == 0.01
     assert summary["judgments"] == 400
     assert summary["used"] < 400
     assert summary["accuracy"] == 1.0
@@ -301,3 +307,14 @@ def test_a_field_that_is_there_is_refused_or_replaced(dselect, folder):
     command = ["qurating", "--model", folder / "rater"]
     assert "--overwrite" in dselect(*command, stdin=old, status=1).stderr
     assert dselect(*command, "--overwrite", stdin=old).stdout.startswith(b'{"text":"garlic","qurating":')
+
+
+def test_vectors_of_an_encoder_are_learnt_from_and_kept_with_the_rater(run, dselect, folder, tmp_path):
+    dselect("embed", folder / "pool.jsonl.zst", "--save", "words.encoder", "--dimension", 4, "-q")
+    options = ["--encoder", "words.encoder", "--ridge", 0.01, "--save", "m", "-o", "-", "--json-summary"]
+    done = run("--judgments", "j.jsonl.zst", *options)
+    settings = done.summary["learnt"]["taste"]["settings"]
+    assert set(settings) == {"ngrams", "statistics", "vectors", "ridge"}
+    (tmp_path / "words.encoder").unlink()
+    assert run("--model", tmp_path / "m", "-j", 2).stdout == done.stdout
+    assert "--encoder FILE" in run("--judgments", "j.jsonl.zst", "--encoder", "hashed", status=2).stderr
