@@ -143,7 +143,7 @@ def choose(
     views = [View.of(fold.known) for fold in folds]
     for part in parts:
         designs = [
-            (view.design(fold.known, part), view.design(fold.unseen, part))
+            (view.design(fold.known, part, own=True), view.design(fold.unseen, part, own=False))
             for view, fold in zip(views, folds, strict=True)
         ]
         weights: list[Floats | None] = [None] * len(folds)

@@ -16,6 +16,8 @@ from numba import njit, types
 
 from dselect.kernels.words import BYTES, Floats, Ints, chain, lower_bytes, next_words, word_classes
 
+Counts = np.ndarray[Any, np.dtype[np.uint32]]
+
 _TEXTS = (BYTES, types.int64[::1], types.uint8[::1], types.int64, types.int64)
 _BAG = types.int64(
     BYTES, types.int64, types.int64, types.uint8[::1], types.int64, types.int64, types.uint64[::1], types.int64[::1]
@@ -207,6 +209,41 @@ def score_bags(texts: Sequence[bytes], longest: int, idf: Floats, weights: Float
     sums = np.zeros((len(ends), weights.shape[1]))
     _score(data, ends, word_classes(), longest, len(idf), idf, weights, sums)
     return sums
+
+
+@njit(
+    types.void(*_ROWS, types.uint32[::1], types.int64, types.int64[::1], types.float64[:, ::1]), cache=True, nogil=True
+)
+def _commonness(starts: Any, columns: Any, values: Any, having: Any, own: Any, steps: Any, out: Any) -> None:
+    for i in range(len(out)):
+        total = 0.0
+        for at in range(starts[i], starts[i + 1]):
+            others = np.int64(having[columns[at]]) - own
+            logarithm = math.log(others + 1.0)
+            out[i, 0] += values[at] * logarithm
+            out[i, 1] += logarithm
+            for step in range(len(steps)):
+                if others <= steps[step]:
+                    out[i, 2 + step] += values[at]
+            total += values[at]
+        distinct = max(starts[i + 1] - starts[i], 1)
+        total = max(total, 1.0)
+        out[i, 0] /= total
+        out[i, 1] /= distinct
+        for step in range(len(steps)):
+            out[i, 2 + step] /= total
+
+
+def commonness(rows: Rows, having: Counts, steps: Sequence[int], *, own: bool) -> Floats:
+    """Return how common the words of texts are, given how many windows have each: float64 (n, 2 + steps).
+
+    rows: counts of words; having: uint32 (buckets,). The mean of ln(1 + windows), over words as they come and over
+    distinct ones; the shares of words that at most so many windows have, for each of `steps`. own: the texts are among
+    those windows, and do not count for themselves.
+    """
+    out = np.zeros((len(rows), 2 + len(steps)))
+    _commonness(rows.starts, rows.columns, rows.values, having, int(own), np.array(steps, np.int64), out)
+    return out
 
 
 def beside(rows: Rows, dense: Floats) -> Rows:

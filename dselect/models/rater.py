@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 
 from dselect.errors import DselectError, NotFitted
-from dselect.kernels.sparse import Rows, add_standardized, beside, count_bags, scaled, score_bags
+from dselect.kernels.sparse import (
+    TOGETHER,
+    Counts,
+    Rows,
+    add_standardized,
+    beside,
+    commonness,
+    count_bags,
+    scaled,
+    score_bags,
+)
 from dselect.kernels.statistics import dsir_statistics, gopher_statistics, repetition_statistics
 from dselect.kernels.style import NAMES, style_statistics
 from dselect.kernels.windows import windows
@@ -36,6 +46,9 @@ _GOPHER = ("hash_ratio", "ellipsis_ratio", "bullet_lines", "ellipsis_lines", "al
 _DSIR = ("dsir_top_word", "dsir_other_than_stop_words")
 _REPETITION = ("duplicate_lines", "top_2_gram", "top_3_gram", "top_4_gram", "duplicate_5_grams", "duplicate_10_grams")
 STATISTICS = (*NAMES, *_GOPHER, *_DSIR, *_REPETITION)
+STEPS = (0, 2, 8, 30)  # a word is rare if at most so many other windows have it
+COMMONNESS = ("log windows with the word", "the same of distinct words", *(f"words in {n} windows" for n in STEPS))
+DENSE = len(STATISTICS) + len(COMMONNESS)  # columns before those of vectors
 
 
 @dataclass(frozen=True)
@@ -49,19 +62,21 @@ class Settings:
 
     def scales(self, width: int) -> Floats:
         """Return what dense columns are multiplied by, those of statistics and then of vectors: float64 (width,)."""
-        return np.where(np.arange(width) < len(STATISTICS), self.statistics, self.vectors)
+        return np.where(np.arange(width) < DENSE, self.statistics, self.vectors)
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What is known of texts before anything is learnt: counts of their windows, and dense columns.
+    """What is known of texts before anything is learnt: n-grams and words of their windows, and dense columns.
 
-    dense: float64 (windows, 43 + d), statistics and the vectors of an encoder. owner: int64 (windows,), whose each is;
-    share: float64 (windows,), what it counts for.
+    statistics: float64 (windows, 43); vectors: float64 (windows, d), d is 0 without an encoder.
+    owner: int64 (windows,), whose each is; share: float64 (windows,), what it counts for.
     """
 
     bags: Rows
-    dense: Floats
+    words: Rows
+    statistics: Floats
+    vectors: Floats
     owner: Ints
     share: Floats
     count: int
@@ -70,14 +85,18 @@ class Counted:
     def of(cls, texts: Sequence[str], encoder: Encoder | None = None) -> Counted:
         """Count, and encode."""
         pieces, owner, share = cut(text.encode() for text in texts)
-        return cls(count_bags(pieces, LONGEST, BUCKETS), dense(pieces, encoder), owner, share, len(texts))
+        bags, words = count_bags(pieces, LONGEST, BUCKETS), count_bags(pieces, 1, BUCKETS)
+        return cls(bags, words, statistics(pieces), _vectors(pieces, encoder), owner, share, len(texts))
 
     def take(self, texts: Ints) -> Counted:
         """Return what is known of some of the texts."""
         place = np.full(self.count, -1, np.int64)
         place[texts] = np.arange(len(texts))
         at = np.flatnonzero(place[self.owner] >= 0)
-        return Counted(self.bags.take(at), self.dense[at], place[self.owner[at]], self.share[at], len(texts))
+        return Counted(
+            self.bags.take(at), self.words.take(at), self.statistics[at], self.vectors[at],
+            place[self.owner[at]], self.share[at], len(texts),
+        )  # fmt: skip
 
 
 def cut(texts: Any) -> tuple[list[bytes], Ints, Floats]:
@@ -101,19 +120,21 @@ def statistics(pieces: Sequence[bytes]) -> Floats:
     return np.ascontiguousarray(np.concatenate([style_statistics(pieces), np.stack(columns, axis=1)], axis=1))
 
 
-def dense(pieces: Sequence[bytes], encoder: Encoder | None) -> Floats:
-    """Return statistics, and beside them the vectors of an encoder: float64 (n, 43 + d)."""
-    found = statistics(pieces)
-    if encoder is None:
-        return found
-    return np.ascontiguousarray(np.concatenate([found, encoder.encode(pieces).astype(np.float64)], axis=1))
+def _vectors(pieces: Sequence[bytes], encoder: Encoder | None) -> Floats:
+    """Return the vectors of an encoder: float64 (n, d)."""
+    return np.zeros((len(pieces), 0)) if encoder is None else encoder.encode(pieces).astype(np.float64)
 
 
 @dataclass(frozen=True)
 class View:
-    """How texts are seen: the idf of n-grams, the mean and deviation of dense columns. Learnt without judgments."""
+    """How texts are seen: learnt from texts without judgments.
+
+    idf: float64 (buckets,) of n-grams; having: uint32 (buckets,), in how many windows each word is; mean and deviation:
+    float64 (49 + d,), of dense columns: statistics, how common the words are, and vectors.
+    """
 
     idf: Floats
+    having: Counts
     mean: Floats
     deviation: Floats
 
@@ -122,10 +143,18 @@ class View:
         """Learn it: idf = 1 + ln((1 + windows) / (1 + windows with the n-gram)), 0 where fewer than two have it."""
         having = np.bincount(counted.bags.columns, minlength=BUCKETS)
         idf = np.where(having >= LEAST_WINDOWS, 1 + np.log((1 + len(counted.bags)) / (1 + having)), 0.0)
-        return cls(idf, counted.dense.mean(axis=0), np.maximum(counted.dense.std(axis=0), FLOOR))
+        words = np.bincount(counted.words.columns, minlength=BUCKETS).astype(np.uint32)
+        found = cls(idf, words, np.zeros(0), np.zeros(0))
+        dense = found.dense(counted, own=True)
+        return replace(found, mean=dense.mean(axis=0), deviation=np.maximum(dense.std(axis=0), FLOOR))
 
-    def design(self, counted: Counted, settings: Settings) -> Design:
-        """Return texts as this view has them, n-grams before dense columns."""
+    def dense(self, counted: Counted, *, own: bool) -> Floats:
+        """Return the dense columns of windows: float64 (windows, 49 + d). own: it was learnt from these."""
+        common = commonness(counted.words, self.having, STEPS, own=own)
+        return np.ascontiguousarray(np.concatenate([counted.statistics, common, counted.vectors], axis=1))
+
+    def design(self, counted: Counted, settings: Settings, *, own: bool) -> Design:
+        """Return texts as this view has them, n-grams before dense columns. own: it was learnt from these."""
         rows = scaled(counted.bags, self.idf)
         known = np.cumsum(self.idf > 0) - 1  # columns without those of n-grams that nobody has
         rows = replace(
@@ -134,7 +163,7 @@ class View:
             values=rows.values * settings.ngrams,
             width=int(known[-1]) + 1,
         )
-        z = np.clip((counted.dense - self.mean) / self.deviation, -MOST, MOST)
+        z = np.clip((self.dense(counted, own=own) - self.mean) / self.deviation, -MOST, MOST)
         return Design(beside(rows, z * settings.scales(z.shape[1])), counted.owner, counted.share, counted.count)
 
 
@@ -168,7 +197,7 @@ class LinearRater:
     """Ratings of texts by one or several criteria, in units of log-odds; the mean judged text has 0.
 
     encoder: what makes vectors of windows; None for none. `ngrams_`, float64 (buckets, criteria), and `dense_`, float64
-    (43 + d, criteria), are weights; `offsets_`, (criteria,), is what is subtracted.
+    (49 + d, criteria), are weights; `offsets_`, (criteria,), is what is subtracted.
     """
 
     def __init__(self, criteria: Sequence[str], encoder: Encoder | None = None) -> None:
@@ -183,11 +212,11 @@ class LinearRater:
         view = View.of(counted)
         known = np.flatnonzero(view.idf > 0)
         count = len(self.criteria)
-        width = counted.dense.shape[1]
+        width = len(view.mean)
         self.ngrams_, self.dense_ = np.zeros((BUCKETS, count)), np.zeros((width, count))
         self.offsets_ = np.zeros(count)
         for i, (one, label, how) in enumerate(zip(pairs, p, settings, strict=True)):
-            design = view.design(counted, how)
+            design = view.design(counted, how, own=True)
             weights = bradley_terry.fit(design, one, label, how.ridge)
             self.ngrams_[known, i] = weights[: len(known)] * how.ngrams
             self.dense_[:, i] = weights[len(known) :] * how.scales(width)
@@ -208,10 +237,15 @@ class LinearRater:
         """Return the rating of every UTF-8 text by each criterion: float64 (n, criteria)."""
         if self.view_ is None:
             raise NotFitted("this rater has not been fitted")
-        pieces, owner, share = cut(texts)
-        sums = score_bags(pieces, LONGEST, self.view_.idf, self.ngrams_)
         view = self.view_
-        add_standardized(dense(pieces, self.encoder), view.mean, view.deviation, MOST, self.dense_, sums)
+        pieces, owner, share = cut(texts)
+        sums = np.zeros((len(pieces), len(self.criteria)))
+        for start in range(0, len(pieces), TOGETHER):
+            few = pieces[start : start + TOGETHER]
+            sums[start : start + TOGETHER] = score_bags(few, LONGEST, view.idf, self.ngrams_)
+            common = commonness(count_bags(few, 1, BUCKETS), view.having, STEPS, own=False)
+            dense = np.ascontiguousarray(np.concatenate([statistics(few), common, _vectors(few, self.encoder)], axis=1))
+            add_standardized(dense, view.mean, view.deviation, MOST, self.dense_, sums[start : start + TOGETHER])
         columns = [
             np.bincount(owner, share * sums[:, i], len(texts)) - self.offsets_[i] for i in range(len(self.criteria))
         ]
@@ -228,8 +262,9 @@ class LinearRater:
             "encoder": self.encoder and self.encoder.settings(),
             "unicode": unicode_version(),
         }
-        arrays = {
+        arrays: dict[str, np.ndarray[Any, Any]] = {
             "idf": self.view_.idf,
+            "having": self.view_.having,
             "mean": self.view_.mean,
             "deviation": self.view_.deviation,
             "ngrams": self.ngrams_,
@@ -256,10 +291,11 @@ class LinearRater:
             criteria = settings["criteria"]
             sound = isinstance(criteria, list) and all(isinstance(name, str) for name in criteria) and bool(criteria)
             encoder = from_file(settings["encoder"], own, path, how) if settings["encoder"] else None
-            width = len(STATISTICS) + (encoder.dimension if encoder else 0)
+            width = DENSE + (encoder.dimension if encoder else 0)
             sizes = {"buckets": BUCKETS, "dense": width, "criteria": len(criteria)}
             for name, shape in _SHAPES.items():
-                sound &= found[name].dtype == np.float64 and found[name].shape == tuple(sizes[side] for side in shape)
+                kind = np.uint32 if name == "having" else np.float64
+                sound &= found[name].dtype == kind and found[name].shape == tuple(sizes[side] for side in shape)
                 sound &= bool(np.isfinite(found[name]).all())
             rater = cls(criteria, encoder)
             rater.settings_ = tuple(Settings(**one) for one in settings["settings"])
@@ -267,7 +303,7 @@ class LinearRater:
             raise DselectError(f"not a sound qurating model: {error}", where=path) from error
         if not sound or (found["deviation"] <= 0).any() or (found["idf"] < 0).any():
             raise DselectError("not a sound qurating model", where=path, way_out="fit it again with --save")
-        rater.view_ = View(found["idf"], found["mean"], found["deviation"])
+        rater.view_ = View(found["idf"], found["having"], found["mean"], found["deviation"])
         rater.ngrams_, rater.dense_, rater.offsets_ = found["ngrams"], found["dense"], found["offsets"]
         return rater
 
@@ -275,6 +311,7 @@ class LinearRater:
 _ENCODER = "encoder "  # what the names of its arrays begin with
 _SHAPES = {
     "idf": ("buckets",),
+    "having": ("buckets",),
     "mean": ("dense",),
     "deviation": ("dense",),
     "ngrams": ("buckets", "criteria"),

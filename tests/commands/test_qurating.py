@@ -9,7 +9,7 @@ import pytest
 from dselect.commands.qurating import open_rater
 from dselect.errors import DselectError
 from dselect.judgments import Comparisons, Judgment, Labels, read
-from dselect.kernels.sparse import Rows, beside, count_bags, scaled, score_bags
+from dselect.kernels.sparse import Rows, beside, commonness, count_bags, scaled, score_bags
 from dselect.kernels.style import NAMES, style_statistics
 from dselect.models.rater import STATISTICS, Counted, LinearRater, Settings, statistics
 from dselect.rating import HeldOut, choose, folds_of, learn, split
@@ -283,6 +283,18 @@ def test_statistics_are_what_their_names_say():
                         ("quotation marks", 2), ("apostrophes", 1), ("colons and semicolons", 1)):  # fmt: skip
         assert found[name] == pytest.approx(count / 16), name
     assert found["digits"] == pytest.approx(2 / len(text))
+
+
+def test_how_common_words_are_is_counted_without_the_text_itself():
+    texts = [b"Garlic and salt", b"garlic garlic", b"salt, rare"]
+    rows = count_bags(texts, 1, 1 << 18)
+    having = np.bincount(rows.columns, minlength=1 << 18).astype(np.uint32)
+    own = commonness(rows, having, (0, 1), own=True)
+    assert own[1].tolist() == pytest.approx([np.log(2), np.log(2), 0, 1])
+    assert own[0].tolist() == pytest.approx([2 * np.log(2) / 3, 2 * np.log(2) / 3, 1 / 3, 1])
+    seen = commonness(count_bags([b"garlic pan pan", b""], 1, 1 << 18), having, (0, 1), own=False)
+    assert seen[0].tolist() == pytest.approx([np.log(3) / 3, np.log(3) / 2, 2 / 3, 2 / 3])
+    assert seen[1].tolist() == [0, 0, 0, 0]
 
 
 def test_statistics_are_finite_and_the_same_alone_as_in_company():
