@@ -70,6 +70,8 @@ def fit_hashed(pool: Pool, encoder: Hashed, size: str, seed: int, tokens: str | 
     """Fit the encoder to what --fit-on asks for, `all` or a seeded sample; DselectError where that has no words."""
     work = _CollectBags(encoder.ngrams, sample_to_fit_on(pool, size, seed, tokens))
     parts = [found for _, found in pool.map(work, "fitting")]
+    if not pool.counts.documents:
+        raise DselectError("the pool has no records to fit an encoder on", where=pool.sources[0].name)
     nothing = np.zeros(0, np.uint64)
     identities, ties = (np.concatenate([nothing, *(part[i] for part in parts)]) for i in (0, 1))
     return encoder.fit(Bags.ordered([part[2] for part in parts], np.lexsort((ties, identities))), seed)

@@ -1,7 +1,7 @@
 """Vectors of texts from hashed words: TF-IDF, then a projection that a sample of the pool has decided (LSA).
 
 Deerwester et al. 1990, "Indexing by latent semantic analysis"; the decomposition is randomised (Halko, Martinsson,
-Tropp 2011), as scikit-learn has it.
+Tropp 2011).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BUCKETS = 1 << 18  # of the hash
 FEATURES = 1 << 14  # buckets that count: those that most texts of the sample have
 MOST = (1 << 16) - 1
 DIMENSION, NGRAMS = 128, 1
-_POWER = 4  # iterations of the randomised decomposition
+_POWER, _MORE = 4, 10  # steps of the randomised decomposition, and directions that it drops in the end
 
 Rows = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -89,7 +89,6 @@ class Hashed:
     def fit(self, sample: Bags, seed: int) -> Hashed:
         """Learn from the n-grams of a sample, in the order of the texts' identities; DselectError if it has none."""
         from scipy.sparse import csr_matrix
-        from sklearn.utils.extmath import randomized_svd
         from threadpoolctl import threadpool_limits
 
         texts = len(sample.ends)
@@ -109,11 +108,9 @@ class Hashed:
         values = (values / lengths[rows]).astype(np.float32)
         matrix = csr_matrix((values, (rows, columns[there])), shape=(texts, len(features)))
         with threadpool_limits(1):  # a product split over threads is another sum
-            *_, right = randomized_svd(
-                matrix, min(self.wanted, *matrix.shape), n_iter=_POWER, random_state=seed % (1 << 32)
-            )
+            directions = _directions(matrix, min(self.wanted, *matrix.shape), seed)
         self.features_ = features
-        self.projection_ = np.ascontiguousarray((right.T * idf[:, None]).astype(np.float32))
+        self.projection_ = np.ascontiguousarray((directions * idf[:, None]).astype(np.float32))
         self._table = None
         return self
 
@@ -179,3 +176,20 @@ class Hashed:
         model = cls(projection.shape[1], ngrams, len(features))
         model.features_, model.projection_ = features, np.ascontiguousarray(projection)
         return model
+
+
+def _directions(matrix: Any, count: int, seed: int) -> Rows:
+    """Return the first right singular vectors of a sparse matrix (n, m), as columns: float32 (m, count).
+
+    Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1: an orthonormal basis of the range, found by subspace
+    iteration from random vectors, and the decomposition within it.
+    """
+    random = np.random.default_rng(seed)
+    columns = min(count + _MORE, *matrix.shape)
+    basis = matrix @ random.standard_normal((matrix.shape[1], columns), np.float32)
+    for _ in range(_POWER):
+        across, _ = np.linalg.qr(matrix.T @ np.linalg.qr(basis)[0])
+        basis = matrix @ across
+    within = matrix.T @ np.linalg.qr(basis)[0]
+    left, _, _ = np.linalg.svd(within, full_matrices=False)
+    return np.asarray(left[:, :count])
