@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # The CPU build of this version comes before anything that depends on torch, or several GB of CUDA come along.
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-all fuzz bench evaluation lint docs neural clean
+.PHONY: demo test test-all fuzz bench evaluation rating lint docs neural clean
 demo: $(VENV)/installed
 	$(BIN)/python docs/demo.py
 
@@ -58,6 +58,11 @@ DATA ?= ../shared/data
 JUDGE ?= both
 evaluation: $(VENV)/installed
 	$(BIN)/python docs/evaluation.py $(DATA) $(JUDGE)
+
+# Learn raters from pairwise judgments and try them on texts they have not seen; the tables go to the page of qurating.
+# SENTENCES=FOLDER names a model of sentence-transformers to try too, which needs `make neural`.
+rating: $(VENV)/installed
+	$(BIN)/python docs/rating.py $(DATA) $(SENTENCES)
 
 neural: $(VENV)/installed
 	$(BIN)/pip install --quiet $(TORCH)

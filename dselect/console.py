@@ -158,6 +158,11 @@ _COUNTED = {
     "missing_ids": "records without an id",
     "tokens": "tokens",
     "repeats": "repeats of a record, counted once",
+    "judgments": "judgments",
+    "undecided": "pairs without votes that can be read",
+    "refused": "prompts the endpoint refused",
+    "answers_kept": "prompts were answered before",
+    "unusable": "records that cannot be judged: no grade, no domain, no words, or the text of another",
     "targets_too_short": "texts of the targets too short to be found (--words)",
 }
 

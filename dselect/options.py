@@ -404,6 +404,7 @@ _NO_SETTINGS = {
     "save",
     "log",
     "rejects",
+    "answers",
     "tmp",
     "jobs",
     "engine",

@@ -18,6 +18,7 @@ from dselect.records import splice
 from dselect.records.batch import Batch
 from dselect.records.reading import Source
 from dselect.records.writing import FileSink, Finished, FolderSink, Opener, Sink, StdoutSink, open_output
+from dselect.selection import combine
 from dselect.sketch import BottomK, spearman
 
 Kind = Literal["score", "cost", "label", "size"]  # size: an amount of the record, an integer
@@ -330,12 +331,22 @@ def write_kept(
         seen += len(lines)
 
 
-def select_scored(pool: Pool, scorer: Scorer, field_name: str, choice: Choice, sink: Sink, overwrite: bool) -> Kept:
-    """Score the pool, keep what the choice says by one of the scorer's fields, write those records with all fields."""
+def select_scored(
+    pool: Pool, scorer: Scorer, by: str | Sequence[str], choice: Choice, sink: Sink, overwrite: bool
+) -> Kept:
+    """Score the pool, keep what the choice says by the scorer's fields, write those records with all fields.
+
+    by: the field that ranks, or several, whose z-scores are added.
+    """
     columns = gather(pool, Columns(scorer, choice, overwrite))
     values = {name: columns.get(f"score {name}", np.zeros(0)) for name in scorer.fields}
-    scores = values[field_name]
+    names = [by] if isinstance(by, str) else by
+    scores = values[names[0]]
     eligible = ~np.isnan(scores)
+    if len(names) > 1:
+        added = [values[name][eligible] for name in names]
+        scores = np.full(len(eligible), np.nan)
+        scores[eligible] = combine(added, [1.0] * len(names), "zscore")
     kept = choose(np.where(eligible, scores, -np.inf), columns, choice, eligible)
     kept.facts["without_score"] = int((~eligible).sum())
     kept.facts["spread"] = columns["spread"]
@@ -346,12 +357,12 @@ def select_scored(pool: Pool, scorer: Scorer, field_name: str, choice: Choice, s
 
 
 def write_scored(
-    pool: Pool, scorer: Scorer, field_name: str, choice: Choice, sink: Sink, overwrite: bool, *, sidecar: bool
+    pool: Pool, scorer: Scorer, by: str | Sequence[str], choice: Choice, sink: Sink, overwrite: bool, *, sidecar: bool
 ) -> dict[str, Any]:
-    """Write what the choice keeps by one of the scorer's fields, or without a choice every record, and say how it went.
+    """Write what the choice keeps by the scorer's fields, or without a choice every record, and say how it went.
 
     sidecar: without a choice, attribute lines in place of the records.
     """
     if choice:
-        return select_scored(pool, scorer, field_name, choice, sink, overwrite).facts
+        return select_scored(pool, scorer, by, choice, sink, overwrite).facts
     return annotate(pool, scorer, sink, overwrite, sidecar=sidecar)
