@@ -10,9 +10,9 @@ LAYERS = [
     {"errors"},
     {"kernels"},
     {"models"},
-    {"selection", "ordering", "mixing", "draws", "sketch"},
+    {"selection", "ordering", "mixing", "search", "draws", "sketch"},
     {"records"},
-    {"choice"},
+    {"choice", "mixtures"},
     {"engine"},
     {"pool"},
     {"pipeline"},
@@ -29,7 +29,7 @@ HEAVY = {
     "rich": {"console"},
     "ray": {"engine"},
 }
-NOT_FOR_HELP = {"numba", "sklearn", "faiss", "fasttext", "torch", "pyarrow", "ray", "rich", "safetensors", "tokenizers"}
+NOT_FOR_HELP = {"numba", "scipy", "lightgbm", "threadpoolctl", "sklearn", "faiss", "fasttext", "torch", "pyarrow", "ray", "rich", "safetensors", "tokenizers"}
 
 
 def imports(path):
@@ -77,6 +77,7 @@ def test_pure_rooms_touch_no_file_clock_or_global_random_state():
         "ordering",
         "sketch",
         "mixing",
+        "search",
         "draws",
         "kernels/ngrams",
         "kernels/overlap",
