@@ -6,10 +6,33 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from dselect.choice import read_weights
-from dselect.errors import DselectError
+from dselect.errors import DselectError, UsageError
+from dselect.pipeline import refuse_missing
+from dselect.records.batch import Batch
+
+
+class Domains(Protocol):
+    """How the domain of a record is told. It must pickle."""
+
+    def of(self, batch: Batch) -> list[str]:
+        """Return the name of each record's domain."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the records names their domain."""
+
+    name: str
+
+    def of(self, batch: Batch) -> list[str]:
+        """Return what the field says; DselectError where a record lacks it."""
+        labels = batch.labels(self.name)
+        if None in labels:
+            refuse_missing(batch, self.name, labels.index(None), "--within FIELD, one that every record has")
+        return [str(label) for label in labels]
 
 
 @dataclass(frozen=True)
@@ -36,3 +59,10 @@ class Mixture:
         if within is not None and not isinstance(within, str):
             raise DselectError("not a sound mixture: its field is no name", where=path)
         return cls(weights, within, {name: found[name] for name in found if name not in ("weights", "within")})
+
+    def domains(self, within: str | None) -> Domains:
+        """Return how to tell domains: by the field that is named here, or else by the one the file names."""
+        name = within or self.within
+        if name is None:
+            raise UsageError("the weights do not say which field names the domain", way_out="--within FIELD")
+        return Field(name)

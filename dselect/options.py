@@ -20,6 +20,7 @@ from dselect.engine import usable_cpus
 from dselect.errors import DselectError, UsageError
 from dselect.pipeline import is_folder, open_sink, output_files
 from dselect.pool import Pool, Progress, Tolerance
+from dselect.portions import MOST
 from dselect.records.manifest import Call, Ledger, UpToDate, names_file
 from dselect.records.reading import Source, discover
 from dselect.records.writing import Sink, poison_stdout
@@ -43,6 +44,14 @@ Sidecar = Annotated[
 Order = Annotated[int, Option(help="Longest n-gram, in bytes.", min=1, max=8)]
 MaxMemory = Annotated[str, Option(metavar="SIZE", help="Of n-gram counts; beyond it the rarest are forgotten.")]
 
+Keep = Annotated[str | None, Option(metavar="BUDGET", help="How much to take: 5000, 10%, 30MB, 2Mtok, 10%B or 10%tok.")]
+MaxRepeats = Annotated[
+    int, Option(metavar="N", help="Times that a record may be taken, where its domain holds too little.", min=1, max=MOST)
+]
+Tokens = Annotated[
+    str | None,
+    Option(metavar="FIELD", help="The token count of a record. [default: token_count, metadata.token_count]"),
+]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace fields that the records have already.")]
 
 
@@ -231,10 +240,7 @@ class ChoiceOptions:
         Option(metavar="proportional|equal|FILE", help="Of --within: shares as in the pool, equal, or JSON weights."),
     ] = "proportional"
     unique: Annotated[bool, Option("--unique", help="Of records with the same text keep only the best.")] = False
-    tokens: Annotated[
-        str | None,
-        Option(metavar="FIELD", help="The token count of a record. [default: token_count, metadata.token_count]"),
-    ] = None
+    tokens: Tokens = None
 
     def build(
         self, seed: int, missing: Literal["error", "drop", "lowest"] = "drop", sidecar: str | None = None
