@@ -43,7 +43,7 @@ class Held:
     """
 
     def __init__(self, pool: Pool, domains: Domains, keep: Budget, seed: int, tokens: str | None = None) -> None:
-        self.unit = keep.unit
+        self.unit, self.seed = keep.unit, seed
         found = gather(pool, DomainColumns(Columns(Fields([]), Choice(keep=keep, tokens=tokens)), domains), "reading")
         labels = [str(label) for label in found["labels"]]
         self.names = sorted(labels)

@@ -18,7 +18,7 @@ LAYERS = [
     {"pipeline"},
     {"sampling", "mixtures"},
     {"portions"},
-    {"fitting", "classifiers"},
+    {"fitting", "classifiers", "proxies"},
     {"options", "console"},
     {"commands"},
     {"cli"},

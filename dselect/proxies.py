@@ -1,0 +1,193 @@
+"""Proxies: small models that tell what a mixture of domains is worth for a target, before a large one is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from dselect import draws, mixing
+from dselect.mixtures import Domains
+from dselect.models.byte_lm import HELD_OUT, ByteLM
+from dselect.pool import Pool
+from dselect.portions import Held
+from dselect.records.batch import Batch
+
+if TYPE_CHECKING:
+    from dselect.kernels.byte_mixtures import Automaton
+    from dselect.kernels.byte_ngrams import Counted
+
+PREFIXES = 64  # of each domain's seeded order, at which counts are kept
+SMALLEST = 1e-3  # the first prefix, of the last one
+SMOOTHED_ON = 4_000_000  # bytes of the pool that the smoothing is fitted on, at the most
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Drawn = tuple[float, int, bytes]  # draw, tie, text
+
+
+class Proxy(Protocol):
+    """Something that tells what mixtures cost."""
+
+    def measure(self, weights: Floats) -> list[float]:
+        """Return what a mixture, float64 (d,), costs on each target, lower is better."""
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """Beginnings of a domain's seeded order: those of its records whose draw is at most that of `draws`.
+
+    draws: float64 (p,), ascending; sizes: int64 (p,), the bytes of all texts of each.
+    """
+
+    draws: Floats
+    sizes: Ints
+
+    @classmethod
+    def of(cls, held: Held, domain: int, budget: int) -> Prefixes:
+        """Cut the order at sizes that grow by the same factor, the last at the budget or where the domain ends."""
+        order = held.orders[domain]
+        draw, sizes = held.draws[order], np.cumsum(held.sizes[order], dtype=np.int64)
+        last = min(int(np.searchsorted(sizes, budget)), len(order) - 1)
+        wanted = sizes[last] * np.geomspace(SMALLEST, 1.0, PREFIXES)
+        cuts = np.unique(np.minimum(np.searchsorted(sizes, wanted), last))
+        cuts = np.unique(np.searchsorted(draw, draw[cuts], side="right") - 1)  # equal draws are on the same side
+        return cls(draw[cuts], sizes[cuts])
+
+    def shares(self, size: float, whole: int) -> Floats:
+        """Return how much of what each prefix adds a model has seen that read so many bytes: float64 (p,).
+
+        Of a domain that holds less, whole: one for each epoch, and then a prefix again.
+        """
+        epochs, rest = divmod(size, whole) if whole else (0.0, 0.0)
+        before = np.concatenate([[0], self.sizes[:-1]])
+        steps = np.maximum(self.sizes - before, 1)
+        return np.asarray(epochs + np.clip((rest - before) / steps, 0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class CountTargets:
+    """Counts of the target's n-grams by domain and prefix: the work of the pass that makes the n-gram proxy."""
+
+    by: Automaton
+    order: int
+    seed: int
+    domains: Domains
+    names: Mapping[str, int]
+    prefixes: Sequence[Prefixes]
+    natural: Sequence[float]  # of each domain, the last draw of the texts that are handed back
+
+    def __call__(self, batch: Batch) -> tuple[Counted, Counted, list[Drawn]]:
+        """Return counts of longest n-grams and of last contexts by group, and texts for the smoothing."""
+        from dselect.kernels.byte_mixtures import walk
+
+        draw, ties = draws.uniform(self.seed, "mix", batch.identities), batch.ties
+        domain = np.array([self.names[name] for name in self.domains.of(batch)], np.int64)
+        groups = np.full(len(batch), -1, np.int64)
+        for k in np.unique(domain):
+            at = domain == k
+            place = np.searchsorted(self.prefixes[k].draws, draw[at])
+            groups[at] = np.where(place < len(self.prefixes[k].draws), k * PREFIXES + place, -1)
+        wanted = np.flatnonzero(groups >= 0)
+        hits, lasts = walk(self.by, [batch.utf8[i] for i in wanted], groups[wanted], self.order)
+        near = np.flatnonzero(draw <= np.asarray(self.natural)[domain]).tolist() if len(batch) else []
+        return hits, lasts, [(float(draw[i]), int(ties[i]), batch.utf8[i]) for i in near]
+
+
+class NgramProxy:
+    """What a byte n-gram model would make of the targets, had it been trained on a mixture: no model is trained.
+
+    For each domain, counts of the targets' own n-grams in 64 prefixes of one seeded order; a mixture's counts are
+    interpolated between prefixes and added. They are those of an `lm` fitted to these prefixes. The smoothing is what
+    `lm` fits to the pool in proportion, of as many bytes as a mixture has, and the same for all mixtures. `mu_`.
+    """
+
+    def __init__(
+        self, pool: Pool, held: Held, domains: Domains, targets: Sequence[Sequence[bytes]], budget: int, order: int
+    ) -> None:
+        from dselect.kernels import byte_mixtures as kernel
+
+        self.budget, self.totals = budget, held.totals
+        self.prefixes = [Prefixes.of(held, k, budget) for k in range(len(held.names))]
+        self._by = kernel.automaton([text for texts in targets for text in texts], order)
+        self._uses = [kernel.uses(self._by, texts, order) for texts in targets]
+        self._sizes = [sum(map(len, texts)) for texts in targets]
+        names = {name: k for k, name in enumerate(held.names)}
+        natural = [
+            _last_draw(held, k, part)
+            for k, part in enumerate(mixing.budgets(self.totals, min(budget, SMOOTHED_ON, sum(self.totals))))
+        ]
+        work = CountTargets(self._by, order, held.seed, domains, names, self.prefixes, natural)
+        hits, lasts = _Sum(), _Sum()
+        texts: list[Drawn] = []
+        for _, (more, ends, some) in pool.map(work, "counting"):
+            hits.add(more)
+            lasts.add(ends)
+            texts += some
+        groups = len(names) * PREFIXES
+        self._hits, self._lasts = (kernel.grouped(one.total(), groups) for one in (hits, lasts))
+        self.mu_ = smoothing([text for _, _, text in sorted(texts)], order)
+
+    def measure(self, weights: Floats) -> list[float]:
+        """Return the bits per byte of each target, after training on a mixture of `budget` bytes."""
+        from dselect.kernels.byte_mixtures import probabilities
+
+        shares = np.zeros(len(self.prefixes) * PREFIXES)
+        size = 0.0
+        for k, prefixes in enumerate(self.prefixes):
+            found = prefixes.shares(float(weights[k]) * self.budget, self.totals[k])
+            shares[k * PREFIXES : k * PREFIXES + len(found)] = found
+            size += float((found * np.diff(prefixes.sizes, prepend=0)).sum())
+        bits = -np.log2(probabilities(self._by, self._hits, self._lasts, shares, size, self.mu_))
+        return [
+            float((bits[nodes.astype(np.int64)] * counts).sum()) / bytes_
+            for (nodes, counts), bytes_ in zip(self._uses, self._sizes, strict=True)
+        ]
+
+
+def _last_draw(held: Held, domain: int, size: int) -> float:
+    """Return the draw of the last record of a domain that fits into so many bytes; below 0 where none does."""
+    order = held.orders[domain]
+    fits = int(np.searchsorted(np.cumsum(held.sizes[order], dtype=np.int64), size, side="right"))
+    return float(held.draws[order[fits - 1]]) if fits else -1.0
+
+
+def smoothing(texts: Sequence[bytes], order: int) -> Floats:
+    """Return the μ that `lm` fits to texts, the first of which are held out: float64 (order,)."""
+    from dselect.kernels.byte_ngrams import count
+
+    held, left = [], HELD_OUT
+    for text in texts:
+        if 0 < len(text) <= left:
+            held.append(text)
+            left -= len(text)
+    mu = ByteLM(order).fit(count(texts, order), held).mu_
+    assert mu is not None
+    return mu
+
+
+class _Sum:
+    """Counts that are added up block by block; parts of similar size are merged, as digits of a binary counter are."""
+
+    def __init__(self) -> None:
+        self._parts: list[Counted] = []
+
+    def add(self, counted: Counted) -> None:
+        from dselect.kernels.byte_ngrams import added
+
+        self._parts.append(counted)
+        while len(self._parts) > 1 and len(self._parts[-2][0]) < 2 * len(self._parts[-1][0]):
+            last = self._parts.pop()
+            self._parts[-1] = added(self._parts[-1], last)
+
+    def total(self) -> Counted:
+        from dselect.kernels.byte_ngrams import added
+
+        total: Counted = (np.zeros(0, np.uint64), np.zeros(0, np.int64))
+        for part in reversed(self._parts):
+            total = added(total, part) if len(total[0]) else part
+        return total
+
+
