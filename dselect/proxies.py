@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dselect import draws, mixing
-from dselect.mixtures import Domains
+from dselect.engine import ordered_map
+from dselect.errors import DselectError, UsageError
+from dselect.mixtures import Domains, Mixture
 from dselect.models.byte_lm import HELD_OUT, ByteLM
+from dselect.models.transformer import Size, device_here, train_and_test
 from dselect.pool import Pool
 from dselect.portions import Held
 from dselect.records.batch import Batch
@@ -26,13 +38,6 @@ SMOOTHED_ON = 4_000_000  # bytes of the pool that the smoothing is fitted on, at
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Drawn = tuple[float, int, bytes]  # draw, tie, text
-
-
-class Proxy(Protocol):
-    """Something that tells what mixtures cost."""
-
-    def measure(self, weights: Floats) -> list[float]:
-        """Return what a mixture, float64 (d,), costs on each target, lower is better."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +135,13 @@ class NgramProxy:
         self._hits, self._lasts = (kernel.grouped(one.total(), groups) for one in (hits, lasts))
         self.mu_ = smoothing([text for _, _, text in sorted(texts)], order)
 
-    def measure(self, weights: Floats) -> list[float]:
-        """Return the bits per byte of each target, after training on a mixture of `budget` bytes."""
+    def measure(self, mixtures: Sequence[Floats]) -> Iterator[tuple[int, list[float]]]:
+        """Yield (number, the bits per byte of each target) for every mixture, after training on `budget` bytes."""
+        for number, weights in enumerate(mixtures):
+            yield number, self.bits(weights)
+
+    def bits(self, weights: Floats) -> list[float]:
+        """Return the bits per byte of each target after training on a mixture."""
         from dselect.kernels.byte_mixtures import probabilities
 
         shares = np.zeros(len(self.prefixes) * PREFIXES)
@@ -145,6 +155,189 @@ class NgramProxy:
             float((bits[nodes.astype(np.int64)] * counts).sum()) / bytes_
             for (nodes, counts), bytes_ in zip(self._uses, self._sizes, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class TakeTexts:
+    """The texts of each domain's beginning: the work of the pass that makes the transformer's proxy."""
+
+    seed: int
+    domains: Domains
+    names: Mapping[str, int]
+    last: Sequence[float]  # of each domain, the last draw of the texts that are taken
+
+    def __call__(self, batch: Batch) -> list[tuple[int, float, int, bytes]]:
+        """Return (domain, draw, tie, text) of every record at or before its domain's last draw."""
+        draw, ties = draws.uniform(self.seed, "mix", batch.identities), batch.ties
+        domain = [self.names[name] for name in self.domains.of(batch)]
+        return [
+            (k, float(draw[i]), int(ties[i]), batch.utf8[i]) for i, k in enumerate(domain) if draw[i] <= self.last[k]
+        ]
+
+
+@dataclass(frozen=True)
+class TrainOn:
+    """Trains a transformer on a mixture and tests it: the work of a process. Texts stand by domain, in their order."""
+
+    texts: Sequence[Sequence[bytes]]
+    targets: Sequence[Sequence[bytes]]
+    budget: int
+    steps: int
+    seed: int
+    size: Size
+
+    def __call__(self, weights: Floats) -> list[float]:
+        """Return the bits per byte of each target."""
+        import torch
+
+        torch.set_num_threads(1)  # as many processes as cores; and sums do not depend on how many that are
+        every = [text for texts in self.targets for text in texts]
+        bits = train_and_test(self.mixed(weights), every, self.steps, self.seed, self.size)
+        ends = np.cumsum([len(texts) for texts in self.targets])[:-1]
+        return [
+            float(part.sum()) / sum(map(len, texts))
+            for part, texts in zip(np.split(bits, ends), self.targets, strict=True)
+        ]
+
+    def mixed(self, weights: Floats) -> list[bytes]:
+        """Return the texts of a mixture; of each domain a beginning, repeated where it is short, cut where it ends."""
+        found = []
+        for texts, share in zip(self.texts, mixing.budgets(weights.tolist(), self.budget), strict=True):
+            left, at = share, 0
+            while left > 0 and any(texts):
+                text = texts[at % len(texts)][:left]
+                found.append(text)
+                left -= len(text)
+                at += 1
+        return found
+
+
+class TransformerProxy:
+    """What a small transformer makes of the targets once it was trained on a mixture, from the same start each time."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        held: Held,
+        domains: Domains,
+        targets: Sequence[Sequence[bytes]],
+        budget: int,
+        steps: int,
+        size: Size,
+        jobs: int,
+    ) -> None:
+        device_here()
+        names = {name: k for k, name in enumerate(held.names)}
+        last = [float(Prefixes.of(held, k, budget).draws[-1]) for k in range(len(names))]
+        found: list[list[tuple[float, int, bytes]]] = [[] for _ in names]
+        for _, some in pool.map(TakeTexts(held.seed, domains, names, last), "reading"):
+            for k, *drawn in some:
+                found[k].append(tuple(drawn))  # type: ignore[arg-type]  # draw, tie, text
+        texts = [[text for _, _, text in sorted(one)] for one in found]
+        self._work = TrainOn(texts, targets, budget, steps, held.seed, size)
+        self._jobs = jobs
+
+    def measure(self, mixtures: Sequence[Floats]) -> Iterator[tuple[int, list[float]]]:
+        """Yield (number, the bits per byte of each target) for every mixture, in order."""
+        yield from enumerate(ordered_map(self._work, mixtures, min(self._jobs, max(len(mixtures), 1))))
+
+
+class CommandProxy:
+    """A command that trains and tests by whatever means, and prints a loss as the last line of its output.
+
+    It is split as a shell would split it, but no shell runs it; `{mixture}` becomes the absolute path of a JSON file of
+    weights, which is there as long as the command runs.
+    """
+
+    def __init__(
+        self, command: str, names: Sequence[str], jobs: int, timeout: float | None, retries: int, folder: Path | None
+    ) -> None:
+        try:
+            self._words = shlex.split(command)
+        except ValueError as error:
+            raise UsageError(f"cannot read --proxy-command: {error}", way_out="quote it as for a shell") from error
+        if not any("{mixture}" in word for word in self._words):
+            raise UsageError("--proxy-command does not say {mixture}: it would always measure the same")
+        self._names, self._jobs, self._timeout, self._retries = names, jobs, timeout, retries
+        self._folder = folder
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
+
+    def measure(self, mixtures: Sequence[Floats]) -> Iterator[tuple[int, list[float]]]:
+        """Yield (number, [what was printed]) as each command is done; DselectError where one fails, at once."""
+        with TemporaryDirectory(prefix="dselect-", dir=self._folder) as folder, ThreadPoolExecutor(self._jobs) as threads:
+            waiting = {}
+            for number, weights in enumerate(mixtures):
+                path = Path(folder).resolve() / f"{number:04d}.json"
+                path.write_bytes(Mixture(dict(zip(self._names, weights.tolist(), strict=True))).to_bytes())
+                waiting[threads.submit(self._tried, path)] = number
+            try:
+                for done in as_completed(waiting):
+                    yield waiting[done], [done.result()]
+            finally:  # whatever ends this, no command goes on
+                self._stopped = True
+                threads.shutdown(wait=False, cancel_futures=True)
+                for process in list(self._running):
+                    _kill(process)
+                self._stopped = False
+
+    def _tried(self, path: Path) -> float:
+        for left in range(self._retries, -1, -1):
+            try:
+                return self._run(path)
+            except DselectError:
+                if not left or self._stopped:
+                    raise
+        raise AssertionError
+
+    def _run(self, path: Path) -> float:
+        words = [word.replace("{mixture}", str(path)) for word in self._words]
+        try:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,  # so that what it starts can be stopped with it
+            )
+        except OSError as error:
+            raise DselectError(f"cannot run {words[0]}: {error.strerror}", where="--proxy-command") from error
+        self._running.add(process)
+        try:
+            out, err = process.communicate(timeout=self._timeout)
+        except subprocess.TimeoutExpired as error:
+            raise self._failed(f"took longer than {self._timeout:g} seconds", "") from error
+        finally:
+            _kill(process)
+            self._running.discard(process)
+        if process.returncode:
+            raise self._failed(f"ended with exit status {process.returncode}", err)
+        last = next((line for line in reversed(out.splitlines()) if line.strip()), "")
+        try:
+            found = float(last)
+        except ValueError:
+            found = float("nan")
+        if not math.isfinite(found):
+            raise self._failed(f"printed {last.strip()[:60]!r} as its last line, which is no loss", err)
+        return found
+
+    def _failed(self, what: str, err: str) -> DselectError:
+        last = next((line.strip() for line in reversed(err.splitlines()) if line.strip()), "")
+        return DselectError(
+            f"the command {what}" + (f": {last[:200]}" if last else ""),
+            where="--proxy-command",
+            way_out="what was measured is in the log: run again to go on",
+        )
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Stop a command and all that it has started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(ValueError):  # its pipes are closed already
+        process.communicate()
 
 
 def _last_draw(held: Held, domain: int, size: int) -> float:

@@ -18,7 +18,7 @@ LAYERS = [
     {"pipeline"},
     {"sampling", "mixtures"},
     {"portions"},
-    {"fitting", "classifiers", "proxies"},
+    {"fitting", "classifiers", "proxies", "trials", "runs"},
     {"options", "console"},
     {"commands"},
     {"cli"},
