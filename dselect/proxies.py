@@ -266,6 +266,7 @@ class CommandProxy:
     def measure(self, mixtures: Sequence[Floats]) -> Iterator[tuple[int, list[float]]]:
         """Yield (number, [what was printed]) as each command is done; DselectError where one fails, at once."""
         with TemporaryDirectory(prefix="dselect-", dir=self._folder) as folder, ThreadPoolExecutor(self._jobs) as threads:
+            self._stopped = False
             waiting = {}
             for number, weights in enumerate(mixtures):
                 path = Path(folder).resolve() / f"{number:04d}.json"
@@ -279,19 +280,17 @@ class CommandProxy:
                 threads.shutdown(wait=False, cancel_futures=True)
                 for process in list(self._running):
                     _kill(process)
-                self._stopped = False
 
     def _tried(self, path: Path) -> float:
-        for left in range(self._retries, -1, -1):
-            try:
+        for _ in range(self._retries):
+            with suppress(DselectError):
                 return self._run(path)
-            except DselectError:
-                if not left or self._stopped:
-                    raise
-        raise AssertionError
+        return self._run(path)
 
     def _run(self, path: Path) -> float:
         words = [word.replace("{mixture}", str(path)) for word in self._words]
+        if self._stopped:
+            raise DselectError("stopped", where="--proxy-command")
         try:
             process = subprocess.Popen(
                 words,
@@ -304,14 +303,17 @@ class CommandProxy:
             )
         except OSError as error:
             raise DselectError(f"cannot run {words[0]}: {error.strerror}", where="--proxy-command") from error
-        self._running.add(process)
-        try:
-            out, err = process.communicate(timeout=self._timeout)
-        except subprocess.TimeoutExpired as error:
-            raise self._failed(f"took longer than {self._timeout:g} seconds", "") from error
-        finally:
-            _kill(process)
-            self._running.discard(process)
+        with process:
+            self._running.add(process)
+            try:
+                if self._stopped:  # while it started
+                    _kill(process)
+                out, err = process.communicate(timeout=self._timeout)
+            except subprocess.TimeoutExpired as error:
+                raise self._failed(f"took longer than {self._timeout:g} seconds", "") from error
+            finally:
+                _kill(process)
+                self._running.discard(process)
         if process.returncode:
             raise self._failed(f"ended with exit status {process.returncode}", err)
         last = next((line for line in reversed(out.splitlines()) if line.strip()), "")
@@ -336,8 +338,6 @@ def _kill(process: subprocess.Popen[str]) -> None:
     """Stop a command and all that it has started."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    with suppress(ValueError):  # its pipes are closed already
-        process.communicate()
 
 
 def _last_draw(held: Held, domain: int, size: int) -> float:

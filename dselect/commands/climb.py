@@ -160,7 +160,7 @@ def open_proxy(
     texts = [target.texts for target in targets]
     key: dict[str, Any] = {
         "targets": [target.name for target in targets] or ["loss"],
-        "texts": blake2b(b"\0".join(text for one in texts for text in one), digest_size=8).hexdigest(),
+        "texts": blake2b(b"\0".join(sorted(text for one in texts for text in one)), digest_size=8).hexdigest(),
         "domains": dict(zip(held.names, held.totals, strict=True)),
         "budget": budget,
         "seed": run.seed,
