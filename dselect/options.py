@@ -46,7 +46,8 @@ MaxMemory = Annotated[str, Option(metavar="SIZE", help="Of n-gram counts; beyond
 
 Keep = Annotated[str | None, Option(metavar="BUDGET", help="How much to take: 5000, 10%, 30MB, 2Mtok, 10%B or 10%tok.")]
 MaxRepeats = Annotated[
-    int, Option(metavar="N", help="Times that a record may be taken, where its domain holds too little.", min=1, max=MOST)
+    int,
+    Option(metavar="N", help="Times that a record may be taken, where its domain holds too little.", min=1, max=MOST),
 ]
 Tokens = Annotated[
     str | None,

@@ -1,4 +1,4 @@
-"""A sample of the pool with given shares of its domains: what of each domain is taken, how often, and in which phase."""
+"""A sample of the pool with given shares of its domains: what of each is taken, how often, and in which phase."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ def portions(held: Held, phases: Sequence[tuple[int, Sequence[float]]], most: in
     times = np.zeros(len(held.sizes), np.uint8)
     counts, asked = [], []
     for budget, weights in phases:
-        shares = mixing.capped(weights, budget, [most * total - gone for total, gone in zip(totals, spent, strict=True)])
+        shares = mixing.capped(
+            weights, budget, [most * total - gone for total, gone in zip(totals, spent, strict=True)]
+        )
         count = np.zeros(len(held.sizes), np.uint8)
         for k, (order, share) in enumerate(zip(held.orders, shares, strict=True)):
             sizes = held.sizes[order].astype(np.int64)

@@ -265,7 +265,10 @@ class CommandProxy:
 
     def measure(self, mixtures: Sequence[Floats]) -> Iterator[tuple[int, list[float]]]:
         """Yield (number, [what was printed]) as each command is done; DselectError where one fails, at once."""
-        with TemporaryDirectory(prefix="dselect-", dir=self._folder) as folder, ThreadPoolExecutor(self._jobs) as threads:
+        with (
+            TemporaryDirectory(prefix="dselect-", dir=self._folder) as folder,
+            ThreadPoolExecutor(self._jobs) as threads,
+        ):
             self._stopped = False
             waiting = {}
             for number, weights in enumerate(mixtures):
@@ -382,5 +385,3 @@ class _Sum:
         for part in reversed(self._parts):
             total = added(total, part) if len(total[0]) else part
         return total
-
-

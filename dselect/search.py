@@ -1,8 +1,8 @@
 """Search the weights of domains for the mixture of the lowest loss: ask for mixtures to try, tell what they cost.
 
 Pure functions on arrays, and one object that remembers. Weights are float64 (n, d), those asked for multiples of 1/5000
-that sum to 1; `caps` float64 (d,), the most that each domain may have. Draws depend on the seed and on how many mixtures were told,
-so that a search that is told the same again asks the same again.
+that sum to 1; `caps` float64 (d,), the most that each domain may have. Draws depend on the seed and on how many
+mixtures were told, so that a search that is told the same again asks the same again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class WeightSearch:
     told.
     """
 
-    def __init__(self, prior: Floats, caps: Floats | None = None, predictor: PredictorName = "gp", seed: int = 0) -> None:
+    def __init__(
+        self, prior: Floats, caps: Floats | None = None, predictor: PredictorName = "gp", seed: int = 0
+    ) -> None:
         self.prior = prior / prior.sum()
         self.caps = np.ones(len(prior)) if caps is None else np.minimum(caps, 1.0)
         if self.caps.sum() < 1:

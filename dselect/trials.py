@@ -117,4 +117,3 @@ class Trials:
 
 def _units(row: Floats) -> tuple[int, ...]:
     return tuple(np.round(row * UNITS).astype(np.int64).tolist())
-

@@ -30,7 +30,21 @@ HEAVY = {
     "rich": {"console"},
     "ray": {"engine"},
 }
-NOT_FOR_HELP = {"numba", "scipy", "lightgbm", "threadpoolctl", "sklearn", "faiss", "fasttext", "torch", "pyarrow", "ray", "rich", "safetensors", "tokenizers"}
+NOT_FOR_HELP = {
+    "numba",
+    "scipy",
+    "lightgbm",
+    "threadpoolctl",
+    "sklearn",
+    "faiss",
+    "fasttext",
+    "torch",
+    "pyarrow",
+    "ray",
+    "rich",
+    "safetensors",
+    "tokenizers",
+}
 
 
 def imports(path):

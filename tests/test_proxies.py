@@ -166,21 +166,21 @@ def commanded(script, **options):
     return CommandProxy(f"{sys.executable} -c '{script}' {{mixture}}", ["a", "b"], *settings.values())
 
 
-READ = "import json, sys; w = json.load(open(sys.argv[1]))[\"weights\"]; "
+READ = 'import json, sys; w = json.load(open(sys.argv[1]))["weights"]; '
 
 
 def test_a_command_gets_the_mixture_and_its_last_line_is_the_loss():
     mixtures = [np.array([0.25, 0.75]), np.array([0.5, 0.5]), np.array([1.0, 0.0])]
-    proxy = commanded(READ + "print(\"some talk\"); print(w[\"a\"] * 2); print()")
+    proxy = commanded(READ + 'print("some talk"); print(w["a"] * 2); print()')
     assert sorted(proxy.measure(mixtures)) == [(0, [0.5]), (1, [1.0]), (2, [2.0])]
 
 
 @pytest.mark.parametrize(
     ("script", "told"),
     [
-        ("import sys; sys.exit(\"disk full\")", "exit status 1: disk full"),
-        ("print(\"done\")", "'done' as its last line"),
-        ("print(\"nan\")", "'nan' as its last line"),
+        ('import sys; sys.exit("disk full")', "exit status 1: disk full"),
+        ('print("done")', "'done' as its last line"),
+        ('print("nan")', "'nan' as its last line"),
         ("pass", "'' as its last line"),
         ("import time; print(1, flush=True); time.sleep(60)", "took longer than 0.5 seconds"),
         ("import os; os.kill(os.getpid(), 9)", "exit status -9"),
@@ -192,7 +192,7 @@ def test_a_command_that_fails_is_told_in_one_line(script, told):
 
 
 def test_a_command_is_tried_again(tmp_path):
-    script = f"import os; p = \"{tmp_path}/x\"; ok = os.path.exists(p); open(p, \"w\").close(); assert ok; print(3)"
+    script = f'import os; p = "{tmp_path}/x"; ok = os.path.exists(p); open(p, "w").close(); assert ok; print(3)'
     assert list(commanded(script, retries=1).measure([np.array([0.5, 0.5])])) == [(0, [3.0])]
 
 

@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 from dselect import search as searching
 from dselect.errors import DselectError
 from dselect.models import predictors
-from dselect.search import UNITS, WeightSearch, best_predictor, cross_validated, dirichlet, first_draws, rounded
-from dselect.search import shared_out
+from dselect.search import (
+    UNITS,
+    WeightSearch,
+    best_predictor,
+    cross_validated,
+    dirichlet,
+    first_draws,
+    rounded,
+    shared_out,
+)
 from tests.conftest import SHARED, long
 
 PRIOR = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
@@ -99,9 +107,9 @@ def test_three_rounds_beat_one_of_the_same_size_on_average_over_twenty_seeds(mon
     for seed in range(20):
         (three, loss), (one, _) = searched((16, 8, 4), seed), searched((28,), seed)
         assert len(three.losses_) == len(one.losses_)
-        lost.append([
-            min(float(search.losses_.min()), float(loss(search.best_predicted()))) - known for search in (three, one)
-        ])
+        lost.append(
+            [min(float(search.losses_.min()), float(loss(search.best_predicted()))) - known for search in (three, one)]
+        )
     three, one = np.mean(lost, axis=0)
     assert three < one / 2
 
@@ -202,5 +210,3 @@ def test_the_process_ranks_the_public_runs_of_regmix(size):
     means = np.mean(found, axis=0)
     assert means.mean() > {64: 0.975, 112: 0.98, 512: 0.99}[size]
     assert means.min() > 0.94
-
-

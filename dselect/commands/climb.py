@@ -51,7 +51,9 @@ class ProxyOptions:
     ] = "ngram"
     proxy_command: Annotated[
         str | None,
-        Option(metavar="COMMAND", help="Run this instead: {mixture} is a JSON file; the last line printed is the loss."),
+        Option(
+            metavar="COMMAND", help="Run this instead: {mixture} is a JSON file; the last line printed is the loss."
+        ),
     ] = None
     budget: Annotated[
         str | None,
@@ -116,7 +118,8 @@ def climbed(setting: Setting, counts: Sequence[int], say: Any) -> Found:
     for number, count in enumerate(counts, 1):
         losses = setting.try_out(search.ask(count))
         best = sign * float(search.losses_.min())
-        say(f"round {number} of {len(counts)}: {count} mixtures, the best at {sign * losses.min():.4f}; of all {best:.4f}")
+        lowest = sign * float(losses.min())
+        say(f"round {number} of {len(counts)}: {count} mixtures, the best at {lowest:.4f}; of all {best:.4f}")
     others, measured = setting.trials.others(search.weights_)
     if len(others):
         search.tell(others, setting.losses(measured))
@@ -154,7 +157,13 @@ def trust(search: WeightSearch) -> dict[str, Any]:
 
 
 def open_proxy(
-    options: ProxyOptions, pool: Pool, held: Held, domains: Domains, targets: Sequence[Target], budget: int, run: RunOptions
+    options: ProxyOptions,
+    pool: Pool,
+    held: Held,
+    domains: Domains,
+    targets: Sequence[Target],
+    budget: int,
+    run: RunOptions,
 ) -> tuple[Proxy, dict[str, Any]]:
     """Return what measures mixtures, and what must agree for a measurement to be of the same thing."""
     texts = [target.texts for target in targets]
@@ -276,7 +285,9 @@ def command(
         with output.open(records, run, write=budget is not None) as sink:
             domains = Field(within)
             held = Held(records, domains, BYTES, run.seed)
-            wanted = held if budget is None or budget.unit == "bytes" else Held(records, domains, budget, run.seed, tokens)
+            wanted = (
+                held if budget is None or budget.unit == "bytes" else Held(records, domains, budget, run.seed, tokens)
+            )
             spent = _spent(proxies.budget, budget, sum(held.totals))
             total = spent if budget is None else budget.resolve(sum(wanted.totals))
             targets = read_targets(target or [], pool, run)
@@ -305,7 +316,12 @@ def command(
 
 
 def _from_runs(
-    run: RunOptions, runs: Sequence[str], loss: Sequence[str] | None, predictor: PredictorName, save: str | None, sign: float
+    run: RunOptions,
+    runs: Sequence[str],
+    loss: Sequence[str] | None,
+    predictor: PredictorName,
+    save: str | None,
+    sign: float,
 ) -> None:
     """Fit a predictor to runs made elsewhere; the answer is what it says, since no run can confirm it."""
     if len(runs) > 2 or not loss:
@@ -362,7 +378,7 @@ def _prior(held: Held) -> Floats:
     totals = np.array(held.totals, np.float64)
     if (totals > 0).sum() < 2:
         raise DselectError(f"the pool has {int((totals > 0).sum())} domain: nothing to mix", way_out="--within FIELD")
-    return totals / totals.sum()
+    return np.asarray(totals / totals.sum())
 
 
 def _caps(held: Held, total: int, most: int) -> Floats:
@@ -412,5 +428,3 @@ def _sentence(facts: Mapping[str, Any]) -> str:
         f"the pool's own proportions {facts['proportional']:.4f}",
     ]
     return "; ".join(parts)
-
-

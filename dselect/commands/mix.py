@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from dselect import mixing
 from dselect.console import Run, say_portions
@@ -62,7 +62,9 @@ def read_phases(path: str) -> list[Phase]:
             and all(_amounts(entry.get(name)) for name in ("weights", "upsample"))
         )
         if not good:
-            raise DselectError(f"phase {number} is not a share, and weights or what to upsample", where=path, way_out=way_out)
+            raise DselectError(
+                f"phase {number} is not a share, and weights or what to upsample", where=path, way_out=way_out
+            )
         phases.append(Phase(**entry))
     if not sum(phase.share for phase in phases):
         raise DselectError("the shares of the phases are all 0", where=path, way_out=way_out)
@@ -135,7 +137,5 @@ def _numbered(output: str | None, count: int, pool: Pool, run: RunOptions) -> li
     path = Path(str(output))
     stem, dot, suffix = path.name.partition(".")
     files = [path.with_name(f"{stem}.{number}{dot}{suffix}") for number in range(1, count + 1)]
-    run.ledger.open(
-        pool.sources, pool.facts, outputs=files, folder=False, whole=True, resume=False
-    )
+    run.ledger.open(pool.sources, pool.facts, outputs=files, folder=False, whole=True, resume=False)
     return [open_sink(str(file), pool.sources, pool.jobs, run.ledger.wrote, ()) for file in files]

@@ -106,9 +106,7 @@ def _mix(offsets: Any, nodes: Any, counts: Any, shares: Any, total: Any) -> None
     ),
     cache=True, nogil=True,
 )  # fmt: skip
-def _predict(
-    parents: Any, suffixes: Any, depths: Any, total: Any, ends: Any, size: Any, mu: Any, p: Any
-) -> None:
+def _predict(parents: Any, suffixes: Any, depths: Any, total: Any, ends: Any, size: Any, mu: Any, p: Any) -> None:
     """Fill in the probability of every n-gram's last byte after the others, from counts of longest n-grams."""
     for node in range(len(parents) - 1, 0, -1):
         total[suffixes[node]] += total[node]

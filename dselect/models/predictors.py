@@ -128,7 +128,7 @@ def _covariance(x: Floats, others: Floats, at: Floats) -> Floats:
 
 def _distances(x: Floats, others: Floats) -> Floats:
     squares = (x**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * x @ others.T
-    return np.sqrt(np.maximum(squares, 0.0))
+    return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
 
 
 def _cholesky(covariance: Floats) -> Floats:
@@ -165,10 +165,12 @@ def _negative(at: Floats, x: Floats, y: Floats) -> tuple[float, Floats]:
     outer = inverse - np.outer(solved, solved)
     slope = outer * (signal * 5 / 3) * (1 + scaled) * decay
     both = 2 * ((x**2).T @ slope.sum(axis=1)) - 2 * ((slope @ x) * x).sum(axis=0)  # Σ slope (x_i - x'_i)²
-    gradient = np.concatenate([
-        0.5 * both / scales**2,
-        [0.5 * signal * (outer * shape).sum(), 0.5 * noise * np.trace(outer)],
-    ])
+    gradient = np.concatenate(
+        [
+            0.5 * both / scales**2,
+            [0.5 * signal * (outer * shape).sum(), 0.5 * noise * np.trace(outer)],
+        ]
+    )
     for part, (mean, deviation) in ((slice(0, domains), _SCALE_PRIOR), (slice(domains + 1, None), _NOISE_PRIOR)):
         away = (at[part] - mean) / deviation
         value += 0.5 * (away**2).sum()

@@ -60,13 +60,15 @@ def main(folder):
     columns, worst = {}, {}
     for name, make in {**PREDICTORS, "lightgbm (CLIMB)": ClimbsTrees}.items():
         for size, draws in SIZES.items():
-            found = np.array([
+            found = np.array(
                 [
-                    spearmanr(make().fit(weights[at], losses[at, c]).predict(unseen), true[:, c])[0]
-                    for c in range(len(names))
+                    [
+                        spearmanr(make().fit(weights[at], losses[at, c]).predict(unseen), true[:, c])[0]
+                        for c in range(len(names))
+                    ]
+                    for at in (np.random.default_rng(draw).permutation(512)[:size] for draw in range(draws))
                 ]
-                for at in (np.random.default_rng(draw).permutation(512)[:size] for draw in range(draws))
-            ])
+            )
             columns[name, size] = found.mean(axis=0)
             worst[name, size] = found.min()
             print(f"{name}, {size} points", file=sys.stderr, flush=True)

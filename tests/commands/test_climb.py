@@ -208,7 +208,7 @@ def made_runs(count=40):
     draw = random.Random(1)
     rows = []
     for number in range(count):
-        a, b, c = sorted([draw.random(), draw.random()]) + [1]
+        a, b, c = *sorted([draw.random(), draw.random()]), 1
         weights = [a, b - a, c - b]
         loss = 2 + (weights[0] - 0.2) ** 2 + (weights[1] - 0.5) ** 2
         rows.append([number, *(round(weight, 3) for weight in weights), loss, -loss])
@@ -273,5 +273,3 @@ def test_without_torch_a_transformer_is_said_to_need_it(dselect, pool, target, t
         status=1, env={"PYTHONPATH": str(tmp_path / "hide")},
     )  # fmt: skip
     assert "a transformer needs torch (pip install 'dselect[neural]')" in failed.stderr
-
-
