@@ -27,7 +27,7 @@ class Choice:
     temperature: float = 1.0
     scale: Literal["zscore", "none"] = "zscore"
     within: str | None = None
-    quota: str = "proportional"
+    quota: str | Mapping[str, float] = "proportional"  # a word, a file of weights, or weights by domain
     unique: bool = False
     tokens: str | None = None
     missing: Literal["error", "drop", "lowest"] = "drop"
@@ -199,10 +199,10 @@ def _shares(columns: Mapping[str, Any], choice: Choice, budget: int) -> tuple[An
         np.add.at(held, order[columns["domain"]], columns["size"])
         weights = held.tolist()
     else:
-        given = read_weights(choice.quota)
+        given = choice.quota if isinstance(choice.quota, Mapping) else read_weights(choice.quota)
         weights = [given.get(labels[i] or "", 0) for i in names]
         unknown = sorted(set(given) - {label or "" for label in labels})
-        if unknown:
+        if unknown and isinstance(choice.quota, str):
             raise DselectError(
                 f"no records of the domain {unknown[0]!r}; there are: {', '.join(str(labels[i]) for i in names[:12])}",
                 where=choice.quota,

@@ -102,6 +102,8 @@ def say_up_to_date(command: str, options: Quietness, output: str, summary: Mappi
 
 def _sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
     parts = [f"{counts.documents:,} documents, {size(counts.bytes)} of text, in {seconds:.1f} s"]
+    if "trained_on" in facts:
+        parts.append(f"{facts['clusters']:,} clusters, fitted on {facts['trained_on']:,} of {facts['trained_of']:,}")
     if "kept" in facts:
         kept = f"kept {facts['kept']:,} documents"
         if "asked" in facts:
@@ -136,6 +138,10 @@ _COUNTED = {
     "without_score": "below --min-words, without a score",
     "missing": "without the field",
     "larger_than_budget": "larger than the whole budget",
+    "empty_clusters": "clusters without a record left out",
+    "excluded": "kept from being picked again",
+    "near_duplicates": "near duplicates of a better record dropped",
+    "dimension": "numbers a vector",
     "duplicates": "duplicates of a better record dropped",
     "compared_with": "documents of the target compared with",
     "target_documents": "documents in the target",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -70,3 +71,17 @@ def taken(sizes: Ints, before: Ints, budget: int, most: int) -> Ints:
         if bought < len(at) or not spent[-1]:  # the next would not fit; or nothing costs anything, which once is enough
             break
     return counts
+
+
+def refined(weights: Sequence[float], gains: Sequence[float], temperature: float, floor: float) -> list[float]:
+    """Return w·softmax(gain / temperature), normalised, then drawn towards equal shares as far as the floor asks.
+
+    Of k domains each keeps floor / k at least; weights sum to 1. The update of "Diversify and Conquer" (Yu et al. 2024)
+    with a softmax in the place of w·gain / Σ gain, which neither stays positive nor sums to one.
+    """
+    best = max(gains)
+    raised = [weight * math.exp((gain - best) / temperature) for weight, gain in zip(weights, gains, strict=True)]
+    total = math.fsum(raised)
+    if not total:  # all the weight was where the gain vanished
+        return list(weights)
+    return [floor / len(raised) + (1 - floor) * one / total for one in raised]

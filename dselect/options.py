@@ -16,14 +16,19 @@ from typer import Argument, Option
 
 from dselect.choice import Choice
 from dselect.console import say_up_to_date
+from dselect.embedding import fit_hashed
 from dselect.engine import usable_cpus
 from dselect.errors import DselectError, UsageError
+from dselect.models import encoders
+from dselect.models.encoders import Encoder
+from dselect.models.hashed import Hashed
+from dselect.models.sentences import SentenceSettings
 from dselect.pipeline import is_folder, open_sink, output_files
 from dselect.pool import Pool, Progress, Tolerance
 from dselect.portions import MOST
 from dselect.records.manifest import Call, Ledger, UpToDate, names_file
 from dselect.records.reading import Source, discover
-from dselect.records.writing import Sink, poison_stdout
+from dselect.records.writing import Opener, Sink, open_output, poison_stdout
 from dselect.selection import Budget
 
 __all__ = ["Argument", "Option"]
@@ -188,12 +193,19 @@ class OutputOptions:
         return bool(save and self.output is None and sidecar is None and not choice)
 
     def open(
-        self, pool: Pool, run: RunOptions, *, write: bool = True, alone: bool = False, sidecar: str | None = None
+        self,
+        pool: Pool,
+        run: RunOptions,
+        *,
+        write: bool = True,
+        alone: bool = False,
+        sidecar: str | None = None,
+        opener: Opener = open_output,
     ) -> Sink:
         """Return the open output, or one that takes nothing; raise UpToDate if there is nothing to do.
 
         alone: what a shard gives depends on no other shard, so those that have not changed are not done again.
-        sidecar: the folder of attribute files, in place of the output.
+        sidecar: the folder of attribute files, in place of the output. opener: of the files in a folder.
         """
         if sidecar and self.output:
             raise UsageError("-o writes records and --attributes only attributes", way_out="run it twice")
@@ -211,7 +223,9 @@ class OutputOptions:
         )
         for number, entry in run.ledger.done.items():
             pool.take_over(number, entry)
-        return open_sink(output, pool.sources, pool.jobs, run.ledger.wrote, pool.done) if write else _Nowhere()
+        if not write:
+            return _Nowhere()
+        return open_sink(output, pool.sources, pool.jobs, run.ledger.wrote, pool.done, opener)
 
 
 @dataclass
@@ -268,6 +282,43 @@ class ChoiceOptions:
         return choice
 
 
+@dataclass
+class EncoderOptions:
+    """What makes vectors of texts."""
+
+    encoder: Annotated[
+        str,
+        Option(
+            metavar="hashed|static:DIR|st:DIR|FILE",
+            help="Hashed words; static vectors of tokens; sentence-transformers; or a file that embed saved.",
+        ),
+    ] = "hashed"
+    fit_on: FitOn = "20MB"
+    dimension: Annotated[int, Option(metavar="N", help="Of hashed: numbers of a vector.", min=1, max=4096)] = 128
+    ngrams: Annotated[int, Option(metavar="N", help="Of hashed: longest n-gram of words.", min=1, max=64)] = 1
+    device: Annotated[str, Option(help="Of st: auto, cpu, cuda, cuda:1.")] = "auto"
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], Option(help="Of st.")] = "float32"
+    batch: Annotated[int, Option(metavar="N", help="Of st: texts computed at once.", min=1)] = 32
+
+    @property
+    def fitted_here(self) -> bool:
+        """Tell whether the encoder is fitted to the pool, which is then read once more."""
+        return self.encoder == "hashed"
+
+    def how(self, run: RunOptions) -> SentenceSettings:
+        """Return how a transformer computes: it has threads of its own, as many as there are jobs."""
+        return SentenceSettings(self.device, self.dtype, self.batch, run.jobs)
+
+    def open(self, pool: Pool, run: RunOptions) -> Encoder:
+        """Return the encoder, fitted to the pool if it is `hashed`; one that has threads takes the jobs of the pool."""
+        found = encoders.from_spec(self.encoder, self.how(run))
+        if found is None:
+            return fit_hashed(pool, Hashed(self.dimension, self.ngrams), self.fit_on, run.seed)
+        if found.alone:
+            pool.jobs = 1
+        return found
+
+
 class _Nowhere:
     """The output of a run that only fits and saves."""
 
@@ -290,6 +341,7 @@ _NO_SETTINGS = {
     "output",
     "sidecar",
     "save",
+    "log",
     "rejects",
     "tmp",
     "jobs",
@@ -311,7 +363,7 @@ def _call(name: str, values: dict[str, Any], annotations: dict[str, Any]) -> Cal
             files[option] = named
         else:
             settings[option] = str(value) if isinstance(value, Path) else value
-    also = {option: str(values[option]) for option in ("save", "rejects") if values.get(option)}
+    also = {option: str(values[option]) for option in ("save", "log", "rejects") if values.get(option)}
     settings["sidecar"] = bool(values.get("sidecar"))
     output = values.get("output") or values.get("sidecar")
     return Call(

@@ -17,7 +17,7 @@ from dselect.pool import Pool
 from dselect.records import splice
 from dselect.records.batch import Batch
 from dselect.records.reading import Source
-from dselect.records.writing import FileSink, Finished, FolderSink, Sink, StdoutSink
+from dselect.records.writing import FileSink, Finished, FolderSink, Opener, Sink, StdoutSink, open_output
 from dselect.sketch import BottomK, spearman
 
 Kind = Literal["score", "cost", "label", "size"]  # size: an amount of the record, an integer
@@ -46,11 +46,11 @@ class Annotate:
     scorer: Scorer
     overwrite: bool
 
-    def __call__(self, batch: Batch) -> tuple[bytes, int, Drawn]:
-        """Return the new lines as one block, how many records got no field, and what the sample is drawn from."""
+    def __call__(self, batch: Batch) -> tuple[bytes, Counter[str], Drawn]:
+        """Return the new lines as one block, what is counted, and what the sample is drawn from."""
         values = _score(self.scorer, batch)
         block, without = add_fields(batch, values, self.overwrite)
-        return block, without, _drawn(batch, values)
+        return block, _tally(self.scorer, values, without), _drawn(batch, self.scorer, values)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Attributes:
 
     scorer: Scorer
 
-    def __call__(self, batch: Batch) -> tuple[bytes, int, Drawn]:
+    def __call__(self, batch: Batch) -> tuple[bytes, Counter[str], Drawn]:
         """Return what `Annotate` does, with attribute lines in place of records."""
         values = _score(self.scorer, batch)
         lines = [b'{"attributes":{}}'] * batch.block.lines  # of blank and bad lines too, or the count would not agree
@@ -71,7 +71,7 @@ class Attributes:
             lines[batch.numbers[position] - batch.block.first_line] = orjson.dumps(
                 {"id": record.get("id"), "attributes": spans}
             )
-        return whole(lines), without, _drawn(batch, values)
+        return whole(lines), _tally(self.scorer, values, without), _drawn(batch, self.scorer, values)
 
 
 def add_fields(batch: Batch, values: Mapping[str, Column], overwrite: bool) -> tuple[bytes, int]:
@@ -110,11 +110,15 @@ class Fields:
 
 @dataclass(frozen=True)
 class Columns:
-    """The numbers a selection needs of every record: the work of a global step."""
+    """The numbers a selection needs of every record: the work of a global step.
+
+    Domains may be a label that the scorer gives. identities: whether to tell them even where no draw needs them.
+    """
 
     scorer: Scorer
     choice: Choice
     overwrite: bool = False
+    identities: bool = False
 
     def __call__(self, batch: Batch) -> dict[str, Any]:
         """Return columns by name: `tie` uint64, `size` uint32, one float64 column a score, and what else is asked."""
@@ -125,14 +129,14 @@ class Columns:
                 if np.isnan(column).any():
                     refuse_missing(batch, name, int(np.isnan(column).argmax()))
         found: dict[str, Any] = {"tie": batch.ties, "size": self._sizes(batch)}
-        if self.choice.sample or not values:
+        if self.identities or self.choice.sample or not values:
             found["identity"] = batch.identities
         if self.choice.within:
-            found["domain"] = self._domains(batch, self.choice.within)
+            found["domain"] = self._domains(batch, self.choice.within, values)
         if self.choice.unique:
             found["text"] = batch.text_hashes
         found.update({f"score {name}": column for name, column in values.items()})
-        found["drawn"] = _drawn(batch, values)
+        found["drawn"] = _drawn(batch, self.scorer, values)
         return found
 
     def _sizes(self, batch: Batch) -> np.ndarray[Any, np.dtype[np.uint32]]:
@@ -156,7 +160,9 @@ class Columns:
             raise DselectError(f"{counts[at]:g} is not a number of tokens", where=f":{batch.numbers[at]}")
         return counts
 
-    def _domains(self, batch: Batch, name: str) -> list[str | None]:
+    def _domains(self, batch: Batch, name: str, values: Mapping[str, Column]) -> list[str | None]:
+        if self.scorer.fields.get(name) == "label":
+            return [str(value) for value in values[name].tolist()]
         labels = batch.labels(name)
         if self.choice.missing == "error" and None in labels:
             refuse_missing(batch, name, labels.index(None))
@@ -167,11 +173,22 @@ def _score(scorer: Scorer, batch: Batch) -> Mapping[str, Column]:
     return scorer.score(batch) if len(batch) else {name: np.zeros(0) for name in scorer.fields}
 
 
-def _drawn(batch: Batch, values: Mapping[str, Floats]) -> Drawn:
+def _tally(scorer: Scorer, values: Mapping[str, Column], without: int) -> Counter[str]:
+    """Count the records without a field, and those of every label."""
+    found = Counter(without_score=without)
+    for name in (name for name, kind in scorer.fields.items() if kind == "label"):
+        labels, counts = np.unique(values[name], return_counts=True)
+        for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
+            found[f"{name} {label}"] = count
+    return found
+
+
+def _drawn(batch: Batch, scorer: Scorer, values: Mapping[str, Floats]) -> Drawn:
     lengths = np.fromiter(map(len, batch.texts), np.float64, len(batch))
+    numbers = {name: column for name, column in values.items() if scorer.fields.get(name) != "label"}
     return batch.sample_keys, {
         "length": lengths,
-        **{f"score {name}": np.asarray(column, np.float64) for name, column in values.items()},
+        **{f"score {name}": np.asarray(column, np.float64) for name, column in numbers.items()},
     }
 
 
@@ -227,12 +244,22 @@ def gather(pool: Pool, columns: Callable[[Batch], dict[str, Any]], what: str = "
     return joined
 
 
-def open_sink(output: str, sources: Sequence[Source], jobs: int, finished: Finished, done: Collection[int]) -> Sink:
-    """Return where records go: `-` is standard output; a trailing slash or an existing folder, one file per source."""
+def open_sink(
+    output: str,
+    sources: Sequence[Source],
+    jobs: int,
+    finished: Finished,
+    done: Collection[int],
+    opener: Opener = open_output,
+) -> Sink:
+    """Return where records go: `-` is standard output; a trailing slash or an existing folder, one file per source.
+
+    opener: of the files in a folder.
+    """
     if output == "-":
         return StdoutSink()
     if is_folder(output):
-        return FolderSink(Path(output), sources, jobs, finished, done)
+        return FolderSink(Path(output), sources, jobs, finished, done, opener)
     return FileSink(Path(output), jobs, finished, sources)
 
 
@@ -252,11 +279,12 @@ def is_folder(output: str) -> bool:
 def annotate(pool: Pool, scorer: Scorer, sink: Sink, overwrite: bool, *, sidecar: bool = False) -> dict[str, Any]:
     """Write every record with the scorer's fields, or with `sidecar` attribute lines in place of the records.
 
-    Return how many records got no field, and the spread of the scores.
+    Return how many records got no field, and the spread of the scores. `pool.total("FIELD VALUE")` tells how many
+    records got each value of a label.
     """
     work = Attributes(scorer) if sidecar else Annotate(scorer, overwrite)
-    for source, (data, skipped, (keys, columns)) in pool.map(work, "scoring", rest=True):
-        pool.tallies.setdefault(source, Counter())["without_score"] += skipped
+    for source, (data, counted, (keys, columns)) in pool.map(work, "scoring", rest=True):
+        pool.tallies.setdefault(source, Counter()).update(counted)
         pool.sample.add(keys, {**columns, "source": np.full(len(keys), float(source))})
         sink.write(source, data)
     return {"without_score": pool.total("without_score"), "spread": spread(pool.sample)}

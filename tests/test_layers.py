@@ -12,13 +12,13 @@ LAYERS = [
     {"models"},
     {"selection", "ordering", "mixing", "search", "draws", "sketch"},
     {"records"},
-    {"choice"},
+    {"choice", "ranking"},
     {"engine"},
     {"pool"},
     {"pipeline"},
     {"sampling", "mixtures"},
     {"portions"},
-    {"fitting", "classifiers", "proxies", "trials", "runs"},
+    {"fitting", "classifiers", "embedding", "refinement", "proxies", "trials", "runs"},
     {"options", "console"},
     {"commands"},
     {"cli"},
@@ -31,19 +31,8 @@ HEAVY = {
     "ray": {"engine"},
 }
 NOT_FOR_HELP = {
-    "numba",
-    "scipy",
-    "lightgbm",
-    "threadpoolctl",
-    "sklearn",
-    "faiss",
-    "fasttext",
-    "torch",
-    "pyarrow",
-    "ray",
-    "rich",
-    "safetensors",
-    "tokenizers",
+    *("numba", "sklearn", "scipy", "threadpoolctl", "lightgbm", "faiss", "fasttext", "torch", "sentence_transformers"),
+    *("pyarrow", "ray", "rich", "safetensors", "tokenizers"),
 }
 
 
@@ -95,6 +84,8 @@ def test_pure_rooms_touch_no_file_clock_or_global_random_state():
         "search",
         "draws",
         "kernels/ngrams",
+        "kernels/bags",
+        "kernels/vectors",
         "kernels/overlap",
         "kernels/statistics",
     ):

@@ -6,80 +6,26 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from dselect import draws, selection
-from dselect.choice import Choice, Cut, Kept, choose
+from dselect.choice import Choice, Cut
 from dselect.console import Run
 from dselect.errors import DselectError, UsageError
 from dselect.options import ChoiceOptions, Option, OutputOptions, PoolOptions, RunOptions
 from dselect.pipeline import Columns, Fields, gather, write_kept
 from dselect.pool import Pool
+from dselect.ranking import By, check_fields, oriented, rank_by
 from dselect.records.batch import Batch
 from dselect.records.writing import Sink, publish
 from dselect.selection import Budget
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-
-_BY = re.compile(r"(?P<minus>-?)(?P<name>.+?)(?::(?P<weight>\d+(?:\.\d+)?))?")
-_COST = re.compile(r"loss_|contamination")
-_LABEL = re.compile(r".*_cluster")
-
-
-@dataclass(frozen=True)
-class By:
-    """A field to rank by: its name, -1 where lower is better, its weight."""
-
-    name: str
-    sign: int = 1
-    weight: float = 1.0
-
-    @classmethod
-    def parse(cls, text: str) -> By:
-        """Read `dsir`, `dsir:2`, `-loss_x` or `-loss_x:0.5`."""
-        found = _BY.fullmatch(text)
-        if not found or (found["weight"] and float(found["weight"]) == 0):
-            raise UsageError(f"cannot read --by {text!r}", way_out="--by dsir, --by dsir:2, --by=-loss_x")
-        return cls(found["name"], -1 if found["minus"] else 1, float(found["weight"] or 1))
-
-
-def rank_by(fields: Sequence[By], columns: dict[str, Any], choice: Choice, combine: Literal["rank", "zscore"]) -> Kept:
-    """Return what the choice keeps when records rank by these fields; by a uniform draw when there are none."""
-    count = len(columns["tie"])
-    scores = oriented(fields[0] if fields else None, columns, choice)
-    if not fields:
-        return choose(scores, columns, choice)
-    ranked = [oriented(by, columns, choice) for by in fields]
-    eligible = np.logical_and.reduce([~np.isnan(column) for column in ranked])
-    if choice.within and choice.missing == "drop" and None in columns["labels"]:
-        eligible &= columns["domain"] != columns["labels"].index(None)
-    if len(fields) > 1:
-        scores = np.full(count, -np.inf)
-        scores[eligible] = selection.combine([c[eligible] for c in ranked], [by.weight for by in fields], combine)
-    kept = choose(np.where(eligible, scores, -np.inf), columns, choice, eligible)
-    absent = [np.isnan(columns.get(f"score {by.name}", np.zeros(0))) for by in fields]
-    kept.facts |= {"missing": int(np.logical_or.reduce(absent).sum()), "spread": columns["spread"]}
-    lowest = scores[kept.positions].min() if len(kept.positions) else -np.inf
-    if len(fields) == 1 and np.isfinite(lowest):
-        kept.facts["cut"] = float(fields[0].sign * lowest)
-    return kept
-
-
-def oriented(by: By | None, columns: Mapping[str, Any], choice: Choice) -> Floats:
-    """Return what records rank by, higher is better, NaN where a record lacks it: one field, or a uniform draw."""
-    if by:
-        column = by.sign * columns.get(f"score {by.name}", np.zeros(0))
-        return np.where(np.isnan(column), -np.inf, column) if choice.missing == "lowest" else column
-    if choice.sample:
-        return np.zeros(len(columns["tie"]))
-    return draws.uniform(choice.seed, "select", columns["identity"])
 
 
 @dataclass(frozen=True)
@@ -206,14 +152,5 @@ def _check(fields: Sequence[By], choice: Choice, save: str | None) -> None:
         raise UsageError("nothing says what to keep", way_out="--keep 10%, --above 0.5 or --unique")
     if choice.above is not None and not fields:
         raise UsageError("--above needs a field to compare", way_out="--by FIELD")
-    names = [field.name for field in fields]
-    if len(set(names)) < len(names):
-        raise UsageError(f"--by {max(names, key=names.count)} is given twice")
-    for field in fields:
-        if _LABEL.fullmatch(field.name):
-            raise UsageError(f"{field.name} is a label, not a score", way_out="--within shares a budget among labels")
-        if _COST.match(field.name) and field.sign > 0:
-            print(
-                f"dselect: warning: {field.name} is a cost, lower is better: did you mean --by=-{field.name}?",
-                file=sys.stderr,
-            )
+    for warning in check_fields(fields):
+        print(f"dselect: warning: {warning}", file=sys.stderr)

@@ -29,7 +29,7 @@ _SCORE = types.void(
 
 
 @njit(types.int64(types.uint64, types.uint64), cache=True, nogil=True, inline="always")
-def _bucket(h: Any, buckets: Any) -> Any:
+def bucket_of(h: Any, buckets: Any) -> Any:
     """Scale the lower half of a hash to the number of buckets: as even as a remainder, and five times cheaper."""
     return np.int64(((h & np.uint64(0xFFFFFFFF)) * buckets) >> np.uint64(32))
 
@@ -50,7 +50,7 @@ def _count(data: Any, ends: Any, classes: Any, longest: Any, counts: Any) -> Any
                 h = np.uint64(0)
                 for first in range(last, max(last - longest, -1), -1):
                     h = chain(h, hashes[first])
-                    counts[_bucket(h, buckets)] += 1
+                    counts[bucket_of(h, buckets)] += 1
                     total += 1
             # the last words stay: the next chunk's n-grams begin in them
             carried = min(filled, longest - 1)
@@ -78,7 +78,7 @@ def _score(data: Any, ends: Any, classes: Any, longest: Any, weights: Any, sums:
                 h = np.uint64(0)
                 for first in range(last, max(last - longest, -1), -1):
                     h = chain(h, hashes[first])
-                    bucket = _bucket(h, buckets)
+                    bucket = bucket_of(h, buckets)
                     if columns == 1:  # a sum in a register: twice as fast, and the same additions
                         total += weights[bucket, 0]
                     else:

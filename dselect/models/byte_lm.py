@@ -76,6 +76,14 @@ class ByteLM:
         """Return -log2 of the probability of a text by the counts of the other texts only; it was counted `times`."""
         return float(self._without([text], times).bits(text, self.fitted[1]))
 
+    def bits_leaving_out(self, texts: Sequence[bytes], left_out: Sequence[bytes]) -> Floats:
+        """Return -log2 of the probability of every text by the counts of all but some of those it was fitted to.
+
+        left_out: texts that were counted once each. Returns float64 (n,), in bits.
+        """
+        without, (_, mu) = self._without(left_out, 1), self.fitted
+        return np.array([float(without.bits(text, mu)) for text in texts])
+
     def loss(self, texts: Sequence[bytes]) -> Floats:
         """Return the bits per byte of every text: float64 (n,); 8.0 for the empty text."""
         sizes = np.fromiter(map(len, texts), np.int64, len(texts))

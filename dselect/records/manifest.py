@@ -31,6 +31,7 @@ from dselect.records.writing import is_special, publish, write_all
 
 Json = dict[str, Any]
 _PACKAGE = Path(__file__).parents[1]
+_KINDS = ("hf:", "st:", "static:", "lm:")  # of models, named before their path
 
 
 class UpToDate(BaseException):
@@ -49,7 +50,7 @@ class Call:
     settings: Json  # options that decide what comes out
     files: dict[str, list[str]]  # options that name files to read
     output: str | None  # None: standard output
-    also: dict[str, str]  # further outputs, by option: --save, --rejects
+    also: dict[str, str]  # further outputs, by option: --save, --log, --rejects
     records: bool = True  # whether records are written; False: the run only saves a model
     force: bool = False
 
@@ -265,7 +266,7 @@ class Ledger:
             self._files[option] = [_with_digest(entry) for entry in entries]
         if self._journal is not None:
             summary["shards_deleted"] = self._remove_stale()
-        for path in {self._main, *(Path(also) for option, also in self.call.also.items() if option != "rejects")}:
+        for path in {self._main, *(Path(also) for option, also in self.call.also.items() if option == "save")}:
             _write_json(_manifest_path(path), self._manifest(path.parent, summary))
         self._end_journal()
 
@@ -310,10 +311,12 @@ def names_file(value: str) -> bool:
 
 
 def _path_of(value: str) -> Path:
-    """Return the path that a value names: PATH, NAME=PATH or hf:PATH."""
+    """Return the path that a value names: PATH, NAME=PATH, or either after what kind it is of, as in hf:PATH."""
     if "=" in value and not Path(value).exists():
         value = value.split("=", 1)[1]
-    return Path(value.removeprefix("hf:"))
+    for kind in _KINDS:
+        value = value.removeprefix(kind)
+    return Path(value)
 
 
 @cache
@@ -331,7 +334,9 @@ def versions() -> dict[str, str]:
     import zlib
 
     found = {"python": platform.python_version(), "zlib": zlib.ZLIB_RUNTIME_VERSION}
-    found |= {name: metadata.version(name) for name in ("numpy", "numba", "orjson", "zstandard")}
+    found |= {
+        name: metadata.version(name) for name in ("numpy", "numba", "orjson", "zstandard", "faiss-cpu", "scikit-learn")
+    }
     return found
 
 

@@ -264,10 +264,13 @@ class FileSink:
             self._compressor.close()
 
 
+Opener = Callable[[Path, Compressor, Sequence[Source]], Output]
+
+
 class FolderSink:
     """One file per source, under the source's relative name; each appears when its source is done.
 
-    Sources that are `done` already are passed over.
+    Sources that are `done` already are passed over. opener: makes an output of a path and the source behind it.
     """
 
     def __init__(
@@ -277,8 +280,9 @@ class FolderSink:
         jobs: int,
         finished: Finished = lambda *_: None,
         done: Collection[int] = (),
+        opener: Opener = open_output,
     ) -> None:
-        self._finished, self._done = finished, done
+        self._finished, self._done, self._opener = finished, done, opener
         self._paths = [folder / source.relative for source in sources]
         self._sources = sources
         taken: dict[Path, Source] = {}
@@ -308,7 +312,7 @@ class FolderSink:
             if self._next not in self._done:
                 self._finish()
                 self._number = self._next
-                self._file = open_output(self._paths[self._next], self._compressor, [self._sources[self._next]])
+                self._file = self._opener(self._paths[self._next], self._compressor, [self._sources[self._next]])
             self._next += 1
 
     def _finish(self) -> None:
