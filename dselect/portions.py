@@ -10,8 +10,8 @@ import numpy as np
 
 from dselect import draws, mixing
 from dselect.choice import Choice
+from dselect.domains import Domains
 from dselect.errors import DselectError
-from dselect.mixtures import Domains
 from dselect.pipeline import Columns, Fields, gather, whole
 from dselect.pool import Pool
 from dselect.records.batch import Batch
@@ -45,15 +45,15 @@ class Held:
     def __init__(self, pool: Pool, domains: Domains, keep: Budget, seed: int, tokens: str | None = None) -> None:
         self.unit, self.seed = keep.unit, seed
         found = gather(pool, DomainColumns(Columns(Fields([]), Choice(keep=keep, tokens=tokens)), domains), "reading")
-        labels = [str(label) for label in found["labels"]]
-        self.names = sorted(labels)
-        place = np.array([self.names.index(label) for label in labels], np.int64)
+        labels: list[str | None] = found["labels"]
+        self.names = sorted(label for label in labels if label is not None)
+        place = np.array([len(self.names) if label is None else self.names.index(label) for label in labels], np.int64)
         domain = place[found["domain"]] if labels else np.zeros(0, np.int64)
         self.sizes = found["size"]
         self.draws = draws.uniform(seed, "mix", found["identity"])
         order = np.lexsort((found["tie"], self.draws, domain))
-        ends = np.cumsum(np.bincount(domain, minlength=len(self.names)))[:-1]
-        self.orders: list[Ints] = np.split(order, ends) if labels else []
+        ends = np.cumsum(np.bincount(domain, minlength=len(self.names)))
+        self.orders: list[Ints] = np.split(order, ends)[: len(self.names)]  # those of no domain come last
 
     @property
     def totals(self) -> list[int]:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dselect import draws, mixing
+from dselect.domains import Domains
 from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
-from dselect.mixtures import Domains, Mixture
+from dselect.mixtures import Mixture
 from dselect.models.byte_lm import HELD_OUT, ByteLM
 from dselect.models.transformer import Size, device_here, train_and_test
 from dselect.pool import Pool
@@ -89,15 +90,16 @@ class CountTargets:
         from dselect.kernels.byte_mixtures import walk
 
         draw, ties = draws.uniform(self.seed, "mix", batch.identities), batch.ties
-        domain = np.array([self.names[name] for name in self.domains.of(batch)], np.int64)
+        domain = np.array([self.names.get(name or "", -1) for name in self.domains.of(batch)], np.int64)
         groups = np.full(len(batch), -1, np.int64)
-        for k in np.unique(domain):
+        for k in np.unique(domain[domain >= 0]):
             at = domain == k
             place = np.searchsorted(self.prefixes[k].draws, draw[at])
             groups[at] = np.where(place < len(self.prefixes[k].draws), k * PREFIXES + place, -1)
         wanted = np.flatnonzero(groups >= 0)
         hits, lasts = walk(self.by, [batch.utf8[i] for i in wanted], groups[wanted], self.order)
-        near = np.flatnonzero(draw <= np.asarray(self.natural)[domain]).tolist() if len(batch) else []
+        last = np.asarray([*self.natural, -1.0])  # the last one is of records of no domain
+        near = np.flatnonzero(draw <= last[domain]).tolist()
         return hits, lasts, [(float(draw[i]), int(ties[i]), batch.utf8[i]) for i in near]
 
 
@@ -169,9 +171,11 @@ class TakeTexts:
     def __call__(self, batch: Batch) -> list[tuple[int, float, int, bytes]]:
         """Return (domain, draw, tie, text) of every record at or before its domain's last draw."""
         draw, ties = draws.uniform(self.seed, "mix", batch.identities), batch.ties
-        domain = [self.names[name] for name in self.domains.of(batch)]
+        domain = [self.names.get(name or "", -1) for name in self.domains.of(batch)]
         return [
-            (k, float(draw[i]), int(ties[i]), batch.utf8[i]) for i, k in enumerate(domain) if draw[i] <= self.last[k]
+            (k, float(draw[i]), int(ties[i]), batch.utf8[i])
+            for i, k in enumerate(domain)
+            if k >= 0 and draw[i] <= self.last[k]
         ]
 
 

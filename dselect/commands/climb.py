@@ -17,11 +17,23 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from dselect import draws
-from dselect.console import Run, say_portions, table
+from dselect.console import Run, say_portions, size, table
+from dselect.domains import Domains, Field, fit_domains
+from dselect.embedding import KERNELS
 from dselect.errors import DselectError, UsageError
-from dselect.mixtures import Domains, Field, Mixture
+from dselect.mixtures import Mixture
 from dselect.models.transformer import Size
-from dselect.options import Keep, MaxRepeats, Option, Order, OutputOptions, PoolOptions, RunOptions, Tokens
+from dselect.options import (
+    EncoderOptions,
+    Keep,
+    MaxRepeats,
+    Option,
+    Order,
+    OutputOptions,
+    PoolOptions,
+    RunOptions,
+    Tokens,
+)
 from dselect.pool import Counts, Pool
 from dselect.portions import Held, portions, write_portions
 from dselect.proxies import CommandProxy, NgramProxy, TransformerProxy
@@ -34,6 +46,7 @@ from dselect.trials import Proxy, Trials
 
 PROXY = 5_000_000  # bytes of a mixture that a proxy learns from, unless --keep asks for fewer
 TARGET = 1_000_000  # bytes of a target that are predicted
+MOST = 0.5  # of the pool, in one domain made of clusters
 LITTLE = 0.005  # a weight that is not worth a line
 BYTES = Budget("all", "bytes", amount=0)
 
@@ -66,6 +79,39 @@ class ProxyOptions:
         float | None, Option(metavar="SECONDS", help="Of --proxy-command: what takes longer has failed.", min=0.1)
     ] = None
     retries: Annotated[int, Option(help="Of --proxy-command: times that a failed run is tried again.", min=0)] = 1
+
+
+@dataclass
+class DomainOptions:
+    """What is mixed."""
+
+    within: Annotated[str | None, Option(metavar="FIELD", help="The field that names the domain of a record.")] = None
+    clusters: Annotated[
+        int | None,
+        Option(metavar="N", help="In its place: cluster the texts, and merge the clusters to --domains.", min=2),
+    ] = None
+    domains: Annotated[int, Option(metavar="N", help="Of --clusters: how many are left.", min=2)] = 20
+    prune_by: Annotated[
+        str | None, Option(metavar="FIELD", help="Of --clusters: a number by whose mean clusters are dropped.")
+    ] = None
+    prune_below: Annotated[float | None, Option(metavar="X", help="Of --prune-by: what the mean must reach.")] = None
+
+    def check(self) -> None:
+        """Raise UsageError where the options contradict each other."""
+        if (self.within is None) == (self.clusters is None):
+            raise UsageError("climb needs domains", way_out="--within FIELD, or --clusters N")
+        if (self.prune_by is None) != (self.prune_below is None):
+            raise UsageError("--prune-by FIELD and --prune-below X go together")
+        if self.prune_by and not self.clusters:
+            raise UsageError("--prune-by drops clusters", way_out="--clusters N")
+
+    def open(self, pool: Pool, encoder: EncoderOptions, run: RunOptions) -> Domains:
+        """Return how domains are told, fitted to the pool if by clusters."""
+        if self.within is not None:
+            return Field(self.within)
+        assert self.clusters is not None
+        prune = (self.prune_by, self.prune_below) if self.prune_by and self.prune_below is not None else None
+        return fit_domains(pool, encoder.open(pool, run), self.clusters, self.domains, run.seed, prune)
 
 
 @dataclass(frozen=True)
@@ -231,13 +277,14 @@ def read_targets(named: Sequence[str], pool: PoolOptions, run: RunOptions) -> li
 def command(
     pool: PoolOptions,
     output: OutputOptions,
+    divided: DomainOptions,
+    encoder: EncoderOptions,
     proxies: ProxyOptions,
     run: RunOptions,
     target: Annotated[
         list[str] | None,
         Option("--target", "-t", metavar="[W=]FILE", help="Records to serve; several are averaged, with weights W."),
     ] = None,
-    within: Annotated[str | None, Option(metavar="FIELD", help="The field that names the domain of a record.")] = None,
     rounds: Annotated[str, Option(metavar="N,N,…", help="Mixtures to try in each round.")] = "64,32,16",
     predictor: Annotated[
         PredictorName, Option(help="Of losses: a Gaussian process, ridge, LightGBM (an extra), or which ranks best.")
@@ -277,14 +324,17 @@ def command(
         raise UsageError("-o writes a sample of the pool", way_out="--keep BUDGET says how much")
     if (proxies.proxy_command is None) == (not target):
         raise UsageError("climb needs either --target FILE to serve or --proxy-command to measure with")
-    if within is None:
-        raise UsageError("climb needs domains", way_out="--within FIELD")
+    divided.check()
     log = log or (f"{save}.log" if save else None)
     with Run("climb", run) as talk:
-        records = pool.open(run, talk, rereads=True)
+        records = pool.open(run, talk, rereads=True, kernels=KERNELS if divided.clusters else ())
         with output.open(records, run, write=budget is not None) as sink:
-            domains = Field(within)
+            domains = divided.open(records, encoder, run)
             held = Held(records, domains, BYTES, run.seed)
+            if divided.clusters:
+                _check_shares(held)
+                if not run.quiet:
+                    _show_domains(held)
             wanted = (
                 held if budget is None or budget.unit == "bytes" else Held(records, domains, budget, run.seed, tokens)
             )
@@ -303,7 +353,7 @@ def command(
             facts: dict[str, Any] = {"proxy_budget": spent, "tried_before": trials.found, **found.facts}
             if save:
                 weights = dict(zip(held.names, found.answer.tolist(), strict=True))
-                publish(Path(save), Mixture(weights, within, facts).to_bytes())
+                publish(Path(save), Mixture(weights, domains, facts).to_bytes())
             if budget is not None:
                 drawn = portions(wanted, [(total, found.answer.tolist())], max_repeats)
                 write_portions(records, drawn.counts, [sink])
@@ -347,6 +397,27 @@ def _from_runs(
         show(names, {"mean of runs": search.prior, "best measured": search.best_measured(), "best predicted": best})
         _say(_sentence(facts))
     talk.report(Counts(), saved=save, **facts)
+
+
+def _check_shares(held: Held) -> None:
+    """Raise DselectError where one domain holds more than half of the pool: merging may chain clusters together."""
+    largest = int(np.argmax(held.totals))
+    share = held.totals[largest] / max(sum(held.totals), 1)
+    if share > MOST:
+        raise DselectError(
+            f"the domain {held.names[largest]!r} holds {share:.0%} of the bytes",
+            way_out="more --domains, or other --clusters",
+        )
+
+
+def _show_domains(held: Held) -> None:
+    """Print what the domains are."""
+    totals, whole = held.totals, max(sum(held.totals), 1)
+    rows = [
+        [name, f"{len(order):,}", size(total), f"{total / whole:.1%}"]
+        for name, order, total in zip(held.names, held.orders, totals, strict=True)
+    ]
+    print(table("", ["domain, by words that mark it", "documents", "text", "share"], rows), file=sys.stderr)
 
 
 def _rounds(text: str) -> list[int]:

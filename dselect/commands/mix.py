@@ -111,7 +111,7 @@ def command(
     if output.output and is_folder(output.output):
         raise UsageError("mix writes one sample, not a file for each input", way_out="-o FILE")
     mixture, budget = Mixture.read(weights), Budget.parse(keep)
-    domains = mixture.domains(within)
+    domains = mixture.told_by(within)
     plan = read_phases(phases) if phases else [Phase(1.0)]
     with Run("mix", run) as talk:
         records = pool.open(run, talk, rereads=True)

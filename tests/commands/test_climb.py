@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.conftest import DSELECT, long, make_pool, read_bytes, read_records, write_records
+from tests.conftest import CODE, COOKING, DSELECT, LAW, long, make_pool, read_bytes, read_records, write_records
 
 SMALL = ["--rounds", "8,4", "--budget", "20kB"]
 LOSS = "import json, sys; w = json.load(open(sys.argv[1]))['weights']; print({})"
@@ -198,6 +198,55 @@ def test_a_pool_of_one_domain_has_nothing_to_mix(dselect, target, tmp_path):
     write_records(tmp_path / "one.jsonl", [{"text": "x y z", "source": "a"}] * 9)
     failed = dselect("climb", "one.jsonl", "--within", "source", "--target", target, status=1)
     assert "nothing to mix" in failed.stderr
+
+
+def test_domains_are_made_of_clusters_and_the_mixture_carries_them(dselect, pool, target, tmp_path):
+    """Three kinds of text, twelve clusters, four domains: a domain is of one kind, and mix tells them without the pool."""
+    options = ["--clusters", 12, "--domains", 4, "--target", target, *SMALL, "--keep", "12kB", "--json-summary"]
+    run = dselect("climb", pool, *options, "--save", "m.json")
+    mixture = read(tmp_path / "m.json")
+    assert len(mixture["weights"]) == 4
+    kinds = {word: kind for kind, words in (("cooking", COOKING), ("code", CODE), ("law", LAW)) for word in words}
+    named = {name: {kinds[word] for word in name.split()[1:]} for name in mixture["weights"]}
+    assert all(len(found) == 1 for found in named.values())
+    heaviest = max(mixture["weights"], key=mixture["weights"].get)
+    assert named[heaviest] == {"cooking"}
+    mixed = dselect("mix", pool, "--weights", "m.json", "--keep", "12kB").stdout
+    assert mixed == run.stdout
+    from_pipe = dselect("mix", "--weights", "m.json", "--keep", "12kB", stdin=read_bytes(pool)).stdout
+    assert from_pipe == mixed
+    broken = read(tmp_path / "m.json")
+    broken["clusters"]["groups"][0] = 99
+    (tmp_path / "b.json").write_text(json.dumps(broken))
+    assert "not a sound mixture" in dselect("mix", pool, "--weights", "b.json", "--keep", 9, status=1).stderr
+    broken["clusters"]["model"] = "AAAA"
+    (tmp_path / "b.json").write_text(json.dumps(broken))
+    assert "not a sound mixture" in dselect("mix", pool, "--weights", "b.json", "--keep", 9, status=1).stderr
+
+
+def test_clusters_below_a_mean_are_dropped_and_one_large_domain_is_refused(dselect, target, tmp_path):
+    records = [{**record, "q": {"cooking": 3, "code": 2, "law": 1}[record["source"]]} for record in make_pool()]
+    path = write_records(tmp_path / "scored.jsonl", records)
+    options = ["climb", path, "--clusters", 9, "--target", target, *SMALL]
+    kept = ["--prune-by", "q", "--prune-below", 1.5, "--domains", 6, "--keep", "10kB"]
+    assert {record["source"] for record in dselect(*options, *kept).records} <= {"cooking", "code"}
+    refused = dselect(*options, "--domains", 2, status=1).stderr
+    assert "% of the bytes (more --domains" in refused
+    high = ["--prune-by", "q", "--prune-below", 9]
+    assert "0 of 9 clusters reach the mean" in dselect(*options, *high, status=1).stderr
+    assert "go together" in dselect(*options, "--prune-by", "q", status=2).stderr
+
+
+def test_clusters_are_merged_as_scipy_does_it():
+    import numpy as np
+    from scipy.cluster.hierarchy import cut_tree, linkage
+
+    from dselect.domains import merged
+
+    centres = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
+    ours, theirs = merged(centres, 7), cut_tree(linkage(centres, "ward"), 7).ravel()
+    assert len(set(zip(ours.tolist(), theirs.tolist(), strict=True))) == 7
+    assert merged(centres[:3], 7).tolist() == [0, 1, 2]
 
 
 def table(path, header, rows):
