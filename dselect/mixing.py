@@ -57,7 +57,7 @@ def taken(sizes: Ints, before: Ints, budget: int, most: int) -> Ints:
     """
     counts = np.zeros(len(sizes), np.int64)
     affordable = np.flatnonzero(sizes <= budget)
-    left = budget
+    left, costly = budget, bool(sizes[affordable].any())  # what costs nothing is not taken more than once more
     while left > 0 and len(affordable):
         times = (before + counts)[affordable]
         level = int(times.min())
@@ -68,7 +68,7 @@ def taken(sizes: Ints, before: Ints, budget: int, most: int) -> Ints:
         bought = int(np.searchsorted(spent, left, side="right"))
         counts[at[:bought]] += 1
         left -= int(spent[bought - 1]) if bought else 0
-        if bought < len(at) or not spent[-1]:  # the next would not fit; or nothing costs anything, which once is enough
+        if bought < len(at) or not costly:  # the next would not fit
             break
     return counts
 
