@@ -212,7 +212,7 @@ def _shares(columns: Mapping[str, Any], choice: Choice, budget: int) -> tuple[An
 
 
 def read_weights(path: str) -> dict[str, float]:
-    """Read a JSON object of domain weights, none negative, not all zero."""
+    """Read a JSON object of domain weights, none negative, not all zero; or a mixture, which has it as `weights`."""
     try:
         weights = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
@@ -221,6 +221,8 @@ def read_weights(path: str) -> dict[str, float]:
         ) from error
     except ValueError as error:
         raise DselectError(f"not JSON: {error}", where=path) from error
+    if isinstance(weights, dict) and isinstance(weights.get("weights"), dict):
+        weights = weights["weights"]
     good = isinstance(weights, dict) and all(
         isinstance(w, int | float) and not isinstance(w, bool) and 0 <= w < float("inf") for w in weights.values()
     )

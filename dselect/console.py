@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from dselect.pool import Counts
+from dselect.portions import Held, Portions
 from dselect.records.manifest import Ledger
 
 
@@ -165,6 +166,40 @@ _COUNTED = {
     "unusable": "records that cannot be judged: no grade, no domain, no words, or the text of another",
     "targets_too_short": "texts of the targets too short to be found (--words)",
 }
+
+
+EPOCHS = 4  # of the same text are nearly as good as fresh text; more are not (Muennighoff et al. 2023)
+
+
+def say_portions(held: Held, drawn: Portions, options: Quietness) -> dict[str, Any]:
+    """Show what each domain was asked for and gave, warn of many repeats; return the same for the summary."""
+    got, totals = drawn.got(held), held.totals
+    sums = [sum(phase) for phase in zip(*got, strict=True)]
+    epochs = [total and given / total for given, total in zip(sums, totals, strict=True)]
+    titles = [f"phase {number}" for number in range(1, len(got) + 1)] if len(got) > 1 else ["asked → got"]
+    rows = []
+    for k, name in enumerate(held.names):
+        if any(asked[k] for asked in drawn.asked):
+            phases = [f"{asked[k]:,} → {given[k]:,}" for asked, given in zip(drawn.asked, got, strict=True)]
+            documents = sum(int(count[held.orders[k]].sum()) for count in drawn.counts)
+            rows.append([name, f"{totals[k]:,}", *phases, f"{documents:,}", f"{epochs[k]:.2f}"])
+    if not options.quiet:
+        header = ["domain", f"holds, {held.unit}", *titles, "documents", "epochs"]
+        print(table("", header, rows), file=sys.stderr)
+        if len(rows) < len(totals):
+            print(f"({len(totals) - len(rows)} other domains have no weight)", file=sys.stderr)
+        for name, many in zip(held.names, epochs, strict=True):
+            if many > EPOCHS:
+                print(
+                    f"dselect: warning: {name}: {many:.1f} epochs; more than {EPOCHS} of the same text teach little",
+                    file=sys.stderr,
+                )
+    return {
+        "kept": sum(int(count.sum()) for count in drawn.counts),
+        "achieved": sum(sums),
+        "phases": [dict(zip(held.names, given, strict=True)) for given in got],
+        "epochs": dict(zip(held.names, epochs, strict=True)),
+    }
 
 
 def amount(number: int, unit: str) -> str:

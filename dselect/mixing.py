@@ -1,10 +1,15 @@
-"""Each domain's share of a budget."""
+"""Each domain's share of a budget, and what of a domain a share buys."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def budgets(weights: Sequence[int | float], total: int) -> list[int]:
@@ -23,6 +28,49 @@ def budgets(weights: Sequence[int | float], total: int) -> list[int]:
     for i in by_remainder[: total - sum(parts)]:
         parts[i] += 1
     return parts
+
+
+def capped(weights: Sequence[int | float], total: int, most: Sequence[int]) -> list[int]:
+    """Divide a budget in proportion to the weights, but no domain gets more than its most; others get the rest.
+
+    What is over is divided among the others in proportion to their weights, again and again until none is above its
+    most. The parts sum to the total, or to less where no domain with a weight can take more.
+    """
+    parts = [0] * len(weights)
+    full: set[int] = set()
+    while True:
+        open_ = [0 if i in full else weight for i, weight in enumerate(weights)]
+        shares = budgets(open_, total - sum(most[i] for i in full))
+        over = {i for i, share in enumerate(shares) if share > most[i]}
+        if not over:
+            for i, share in enumerate(shares):
+                parts[i] = most[i] if i in full else share
+            return parts
+        full |= over
+
+
+def taken(sizes: Ints, before: Ints, budget: int, most: int) -> Ints:
+    """Return how often each record of a domain is taken: int64 (n,), in the domain's seeded order as given.
+
+    Those that were taken least `before`, int64 (n,), come first, in their order; so whole epochs, and then a prefix
+    that fits. None is taken more than `most` times in all. A record larger than the budget is passed over.
+    """
+    counts = np.zeros(len(sizes), np.int64)
+    affordable = np.flatnonzero(sizes <= budget)
+    left, costly = budget, bool(sizes[affordable].any())  # what costs nothing is not taken more than once more
+    while left > 0 and len(affordable):
+        times = (before + counts)[affordable]
+        level = int(times.min())
+        if level >= most:
+            break
+        at = affordable[times == level]
+        spent = np.cumsum(sizes[at], dtype=np.int64)
+        bought = int(np.searchsorted(spent, left, side="right"))
+        counts[at[:bought]] += 1
+        left -= int(spent[bought - 1]) if bought else 0
+        if bought < len(at) or not costly:  # the next would not fit
+            break
+    return counts
 
 
 def refined(weights: Sequence[float], gains: Sequence[float], temperature: float, floor: float) -> list[float]:

@@ -26,6 +26,7 @@ from dselect.models.hashed import Hashed
 from dselect.models.sentences import SentenceSettings
 from dselect.pipeline import is_folder, open_sink, output_files
 from dselect.pool import Pool, Progress, Tolerance
+from dselect.portions import MOST
 from dselect.records.manifest import Call, Ledger, UpToDate, names_file
 from dselect.records.reading import Source, discover
 from dselect.records.writing import Opener, Sink, open_output, poison_stdout
@@ -49,6 +50,15 @@ Sidecar = Annotated[
 Order = Annotated[int, Option(help="Longest n-gram, in bytes.", min=1, max=8)]
 MaxMemory = Annotated[str, Option(metavar="SIZE", help="Of n-gram counts; beyond it the rarest are forgotten.")]
 
+Keep = Annotated[str | None, Option(metavar="BUDGET", help="How much to take: 5000, 10%, 30MB, 2Mtok, 10%B or 10%tok.")]
+MaxRepeats = Annotated[
+    int,
+    Option(metavar="N", help="Times that a record may be taken, where its domain holds too little.", min=1, max=MOST),
+]
+Tokens = Annotated[
+    str | None,
+    Option(metavar="FIELD", help="The token count of a record. [default: token_count, metadata.token_count]"),
+]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace fields that the records have already.")]
 
 _SHARD = re.compile(r"(\d{1,9})/(\d{1,9})")
@@ -278,10 +288,7 @@ class ChoiceOptions:
         Option(metavar="proportional|equal|FILE", help="Of --within: shares as in the pool, equal, or JSON weights."),
     ] = "proportional"
     unique: Annotated[bool, Option("--unique", help="Of records with the same text keep only the best.")] = False
-    tokens: Annotated[
-        str | None,
-        Option(metavar="FIELD", help="The token count of a record. [default: token_count, metadata.token_count]"),
-    ] = None
+    tokens: Tokens = None
 
     def build(
         self, seed: int, missing: Literal["error", "drop", "lowest"] = "drop", sidecar: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -219,7 +219,7 @@ def refuse_missing(batch: Batch, name: str, position: int, way_out: str = "") ->
     )
 
 
-def gather(pool: Pool, columns: Columns, what: str = "scoring") -> dict[str, Any]:
+def gather(pool: Pool, columns: Callable[[Batch], dict[str, Any]], what: str = "scoring") -> dict[str, Any]:
     """Pass over the pool once and return its columns, joined: 20 bytes a record for one score and a budget.
 
     Beside them `labels`, the names of the domains, and `spread`, how the scores are distributed.

@@ -10,15 +10,17 @@ LAYERS = [
     {"errors"},
     {"kernels"},
     {"models"},
-    {"selection", "ordering", "mixing", "draws", "sketch"},
+    {"selection", "ordering", "mixing", "search", "draws", "sketch"},
     {"records"},
     {"choice", "ranking"},
     {"engine", "cluster"},
     {"pool"},
     {"pipeline"},
     {"sampling"},
-    {"fitting", "classifiers", "importance", "embedding", "refinement", "judgments", "endpoint"},
-    {"rating", "judging"},
+    {"fitting", "classifiers", "importance", "embedding", "refinement", "judgments", "endpoint", "runs"},
+    {"rating", "judging", "domains"},
+    {"mixtures", "portions"},
+    {"proxies", "trials"},
     {"options", "console"},
     {"commands"},
     {"cli"},
@@ -31,7 +33,7 @@ HEAVY = {
     "ray": {"cluster"},
 }
 NOT_FOR_HELP = {
-    *("numba", "sklearn", "scipy", "threadpoolctl", "faiss", "fasttext", "torch", "sentence_transformers"),
+    *("numba", "sklearn", "scipy", "threadpoolctl", "lightgbm", "faiss", "fasttext", "torch", "sentence_transformers"),
     *("pyarrow", "ray", "rich", "safetensors", "tokenizers", "httpx"),
 }
 
@@ -81,6 +83,7 @@ def test_pure_rooms_touch_no_file_clock_or_global_random_state():
         "ordering",
         "sketch",
         "mixing",
+        "search",
         "draws",
         "kernels/ngrams",
         "kernels/bags",

@@ -54,7 +54,7 @@ def device_here() -> str:
     try:
         import torch
     except ImportError as error:
-        raise DselectError("--lm transformer needs torch", way_out="pip install 'dselect[neural]'") from error
+        raise DselectError("a transformer needs torch", way_out="pip install 'dselect[neural]'") from error
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
