@@ -176,7 +176,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     """
     cells = [[_shown(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = [title] if title else []
+    lines = [printable(title)] if title else []
     for row in cells:
         first = row[0].ljust(widths[0])
         lines.append("  ".join([first, *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip())
@@ -185,6 +185,11 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     return "\n".join(lines)
 
 
+def printable(text: str) -> str:
+    """Return a text on one line, without what could move a terminal's cursor."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def _shown(cell: str) -> str:
-    cell = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell[:200])
+    cell = printable(cell[:200])
     return cell if len(cell) <= 60 else f"{cell[:59]}…"

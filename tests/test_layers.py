@@ -19,6 +19,7 @@ LAYERS = [
     {"sampling"},
     {"fitting", "classifiers"},
     {"options", "console"},
+    {"evaluations"},
     {"commands"},
     {"cli"},
 ]
