@@ -88,7 +88,7 @@ class Run:
         if self.options.json_summary:
             print(json.dumps(summary), file=sys.stderr)
         elif not self.options.quiet:
-            print(f"dselect {self.command}: {_sentence(counts, summary, seconds)}", file=sys.stderr)
+            print(f"dselect {self.command}: {sentence(counts, summary, seconds)}", file=sys.stderr)
 
 
 def say_up_to_date(command: str, options: Quietness, output: str, summary: Mapping[str, Any]) -> None:
@@ -99,7 +99,8 @@ def say_up_to_date(command: str, options: Quietness, output: str, summary: Mappi
         print(f"dselect {command}: {output} is up to date (--force does it again)", file=sys.stderr)
 
 
-def _sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
+def sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
+    """Return what a run did, in words."""
     parts = [f"{counts.documents:,} documents, {size(counts.bytes)} of text, in {seconds:.1f} s"]
     if "kept" in facts:
         kept = f"kept {facts['kept']:,} documents"

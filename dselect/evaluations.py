@@ -13,8 +13,10 @@ import orjson
 from dselect import draws
 from dselect.console import size
 from dselect.errors import DselectError
+from dselect.pool import Counts
 
 RESAMPLES = 2000
+_SHORT = 0.02
 SETTINGS = ("budget", "lm", "order", "steps", "size", "device", "seeds")
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -112,6 +114,11 @@ class Cell:
     bytes: int  # trained on
     budget: int
 
+    @property
+    def short(self) -> bool:
+        """Tell whether the selection was noticeably smaller than the budget."""
+        return self.bytes < (1 - _SHORT) * self.budget
+
 
 @dataclass
 class Comparison:
@@ -122,6 +129,11 @@ class Comparison:
     selections: list[str]  # the baseline first, then the best on average, those that lack a column last
     cells: dict[tuple[str, int], Cell]
     baseline: str | None
+
+    @property
+    def counts(self) -> Counts:
+        """Return how many documents all targets have, and how much text."""
+        return Counts(sum(len(one.texts) for one in self.columns), sum(int(one.sizes.sum()) for one in self.columns))
 
     def best(self, column: int) -> str:
         """Return the selection with the fewest bits per byte in a column."""
@@ -140,12 +152,13 @@ def compare(evaluations: Sequence[Evaluation], baseline: str | None, seed: int) 
     groups: dict[Any, list[Evaluation]] = {}
     for one in evaluations:
         groups.setdefault(orjson.dumps([one.settings, one.texts]), []).append(one)
-    columns = [group[0] for group in groups.values()]
+    ordered = sorted(groups.values(), key=lambda group: (group[0].target, int(group[0].settings["budget"])))
+    columns = [group[0] for group in ordered]
     named = {one.baseline for one in evaluations}
     if baseline is None and len(named) == 1:
         baseline = next(iter(named))
     cells: dict[tuple[str, int], Cell] = {}
-    for number, group in enumerate(groups.values()):
+    for number, group in enumerate(ordered):
         cells |= {(name, number): cell for name, cell in _cells(group, baseline, seed).items()}
     names = list(dict.fromkeys(row.selection for one in evaluations for row in one.rows))
 

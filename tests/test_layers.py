@@ -16,10 +16,12 @@ LAYERS = [
     {"engine"},
     {"pool"},
     {"pipeline"},
-    {"sampling"},
+    {"sampling", "survey"},
     {"fitting", "classifiers"},
     {"options", "console"},
-    {"evaluations"},
+    {"evaluations", "markup"},
+    {"figures"},
+    {"chapters"},
     {"commands"},
     {"cli"},
 ]
@@ -29,8 +31,21 @@ HEAVY = {
     "typer": {"cli", "options"},
     "rich": {"console"},
     "ray": {"engine"},
+    "matplotlib": {"figures"},
 }
-NOT_FOR_HELP = {"numba", "sklearn", "faiss", "fasttext", "torch", "pyarrow", "ray", "rich", "safetensors", "tokenizers"}
+NOT_FOR_HELP = {
+    "numba",
+    "sklearn",
+    "faiss",
+    "fasttext",
+    "torch",
+    "matplotlib",
+    "pyarrow",
+    "ray",
+    "rich",
+    "safetensors",
+    "tokenizers",
+}
 
 
 def imports(path):

@@ -17,8 +17,8 @@ from dselect.options import Option, PoolOptions, RunOptions
 from dselect.pool import Pool
 from dselect.records.batch import Batch
 from dselect.sketch import SAMPLE, BottomK, spearman
+from dselect.survey import MOST_DOMAINS, numbers
 
-MOST_DOMAINS = 100_000
 QUANTILES = {"1%": 0.01, "10%": 0.1, "median": 0.5, "90%": 0.9, "99%": 0.99}
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -59,8 +59,8 @@ class Domain:
         """Count the records of another part of the stream too."""
         self.documents += other.documents
         self.bytes.add(other.bytes)
-        for name, numbers in other.fields.items():
-            self.fields.setdefault(name, Numbers()).add(numbers)
+        for name, more in other.fields.items():
+            self.fields.setdefault(name, Numbers()).add(more)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Look:
 
     def __call__(self, batch: Batch) -> tuple[dict[str | None, Domain], Any, dict[str, Floats], list[str | None]]:
         """Return the domains, and for the sample: keys, columns and the domain of every record."""
-        columns = {name: batch.column(name) for name in self.names} if self.names else _numbers(batch)
+        columns = {name: batch.column(name) for name in self.names} if self.names else numbers(batch)
         length = batch.text_bytes.astype(np.float64)
         labels = batch.labels(self.within) if self.within else _NOWHERE * len(batch)
         places: dict[str | None, list[int]] = {}
@@ -84,18 +84,6 @@ class Look:
             domains[label] = Domain(len(positions), Numbers.of(length[positions]), fields)
         sampled = {"bytes": length, **{f"field {name}": column for name, column in columns.items()}}
         return domains, batch.sample_keys, sampled, labels
-
-
-def _numbers(batch: Batch) -> dict[str, Floats]:
-    """Return every top-level field that holds numbers in these records, NaN where a record holds none."""
-    found: dict[str, Floats] = {}
-    for position, record in enumerate(batch.records):
-        for name, value in record.items():
-            if value.__class__ is float or value.__class__ is int:
-                if name not in found:
-                    found[name] = np.full(len(batch), np.nan)
-                found[name][position] = value
-    return found
 
 
 @dataclass

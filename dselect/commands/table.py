@@ -12,9 +12,6 @@ from dselect.console import Run, printable, size, table
 from dselect.errors import DselectError
 from dselect.evaluations import Cell, Comparison, Evaluation, compare
 from dselect.options import Argument, Option, RunOptions
-from dselect.pool import Counts
-
-SHORT = 0.02  # of the budget: a selection that lacks more was trained on noticeably less than the others
 
 
 def command(
@@ -47,13 +44,13 @@ def command(
             raise DselectError("no selection in it", where=reports[0])
     print({"text": _as_text, "markdown": _as_markdown, "csv": _as_csv}[form](found))
     for (name, column), cell in sorted(found.cells.items()):
-        if cell.bytes < (1 - SHORT) * cell.budget and not run.quiet:
+        if cell.short and not run.quiet:
             print(
                 f"dselect: warning: {name} was trained on {size(cell.bytes)}, less than the budget: "
                 f"{found.labels[column]}",
                 file=sys.stderr,
             )
-    talk.report(Counts(), reports=len(reports))
+    talk.report(found.counts, reports=len(reports))
 
 
 def _title(found: Comparison) -> str:
