@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
+import numpy as np
+
 from dselect.pool import Counts
 from dselect.records.manifest import Ledger
 
@@ -189,6 +191,26 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 def printable(text: str) -> str:
     """Return a text on one line, without what could move a terminal's cursor."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def sparkline(values: np.ndarray[Any, np.dtype[np.float64]]) -> str:
+    """Return a histogram one line high: 16 bars from the 1 % to the 99 % quantile, what lies beyond in the last ones.
+
+    The least bar that holds anything is seen; blank is nothing. Values that are all the same are one bar in the middle.
+    """
+    if not len(values):
+        return ""
+    low, high = np.quantile(values, 0.01, method="lower"), np.quantile(values, 0.99, method="higher")
+    width = high / 2 - low / 2  # half of it, which is a number however far apart they are
+    places = np.full(len(values), _BARS // 2)
+    if width > 0:
+        places = ((np.clip(values, low, high) / 2 - low / 2) / width * _BARS).astype(int)
+    counts = np.bincount(np.minimum(places, _BARS - 1), minlength=_BARS)
+    heights = np.ceil(counts / counts.max() * (len(_BLOCKS) - 1)).astype(int)
+    return "".join(_BLOCKS[height] for height in heights.tolist())
+
+
+_BARS, _BLOCKS = 16, " ▁▂▃▄▅▆▇█"
 
 
 def _shown(cell: str) -> str:

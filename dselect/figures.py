@@ -23,6 +23,7 @@ _COLOURS = {name: f"#0a0b{number:02x}" for number, name in enumerate(("ink", "so
 _BINS = 60
 _DOTS = 700  # of each kind: more would hide each other
 _LONGEST_LABEL = 26
+_FAR, _NEAR = 1e100, 1e-9  # numbers beyond lie at the edge; such a part of a number apart is no distance
 _SETTINGS = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "dselect",  # the same data give the same bytes
@@ -81,12 +82,12 @@ def histogram(kept: Floats, dropped: Floats, scale: float, cut: float | None, *,
     scale: records that one stands for. log: the values by decades. The outermost 0.1 % at either side are counted in
     the last bins, or a few far values would leave no room.
     """
-    values = np.concatenate([kept, dropped])
+    values = np.clip(np.concatenate([kept, dropped]), -_FAR, _FAR)
     low, high = np.quantile(values, [0.001, 0.999])
-    if cut is not None:
+    if cut is not None and abs(cut) < _FAR:
         low, high = min(low, cut), max(high, cut)
-    if low == high:
-        low, high = low - 0.5, high + 0.5
+    if high - low <= _NEAR * max(abs(low), abs(high), _NEAR):
+        low, high = low - max(0.5, abs(low) / 2), high + max(0.5, abs(high) / 2)
     edges = np.geomspace(max(low, 1), max(high, 2), _BINS + 1) if log else np.linspace(low, high, _BINS + 1)
     two = bool(len(kept) and len(dropped))
     counts = [np.histogram(np.clip(part, edges[0], edges[-1]), edges)[0] * scale for part in (kept, dropped)]
@@ -113,7 +114,14 @@ def scatter(across: Floats, up: Floats, inside: Any, names: tuple[str, str], *, 
     with _drawing(3.0) as ((axes,), drawn):
         for chosen, colour, size, alpha in ((~inside, "dropped", 4, 0.45), (inside, "kept", 5, 0.6)):
             at = np.flatnonzero(chosen)[:_DOTS]  # a sample's order is by hash, so the first ones are a sample
-            axes.scatter(across[at], up[at], size, color=_COLOURS[colour], alpha=alpha, linewidths=0)
+            axes.scatter(
+                np.clip(across[at], -_FAR, _FAR),
+                np.clip(up[at], -_FAR, _FAR),
+                size,
+                color=_COLOURS[colour],
+                alpha=alpha,
+                linewidths=0,
+            )
         if log:
             _by_decades(axes)
         axes.set_xlabel(_label(names[0]))

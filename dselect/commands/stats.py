@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from dselect.console import Run, size, table
+from dselect.console import Run, size, sparkline, table
 from dselect.errors import DselectError
 from dselect.options import Option, PoolOptions, RunOptions
 from dselect.pool import Pool
@@ -219,10 +219,15 @@ def _as_tables(found: Statistics, within: str | None) -> str:
     shown = [f"{total.documents:,} documents, {size(total.bytes.sum)} of text"]
     if total.documents > SAMPLE:
         shown.append(f"Quantiles, medians and rank correlations are of a uniform sample of {SAMPLE:,} records.")
-    header = ["field", "records", "min", *QUANTILES, "max", "mean", "rank corr. with length"]
+    header = ["field", "records", "1 % to 99 %", "min", *QUANTILES, "max", "mean", "rank corr. with length"]
     keys = ["min", *QUANTILES, "max", "mean", "rank_correlation_with_length"]
     spreads = {"(bytes of text)": found.lengths(), **found.fields()}
-    rows = [[name, f"{row['records']:,}", *(_number(row.get(key)) for key in keys)] for name, row in spreads.items()]
+    sampled = [found.sample.get("bytes", np.zeros(0)), *(found.sample[f"field {name}"] for name in list(spreads)[1:])]
+    bars = [sparkline(column[~np.isnan(column)]) for column in sampled]
+    rows = [
+        [name, f"{row['records']:,}", bar, *(_number(row.get(key)) for key in keys)]
+        for (name, row), bar in zip(spreads.items(), bars, strict=True)
+    ]
     shown += ["", table("", header, rows)]
     if within and total.documents:
         names = ["bytes", *(f"field {name}" for name in sorted(total.fields))]

@@ -262,6 +262,9 @@ def test_records_alone_an_empty_pool_and_what_cannot_be_shown(made, dselect, tmp
     assert "kept" not in said
     dselect("report", "-", "-o", "empty.html")
     assert "0 documents" in Reader(tmp_path / "empty.html").said
+    odd = [[1e308, 1, 0, 1e-320], [-1e308, 1 + 2e-16, 0, 0], [0, 1, 0, 1]]
+    write_records(tmp_path / "odd.jsonl", [{"text": "x", **dict(zip("abcd", row, strict=True))} for row in odd])
+    dselect("report", "odd.jsonl", "-o", "numbers.html")
     write_records(tmp_path / "one.jsonl", [{"text": "", "s": 1}])
     dselect("report", "one.jsonl", "-o", "one.html")
     (tmp_path / "one.jsonl.manifest.json").write_text('{"summary": {"kept": 1}, "inputs": 3, "key": []}', "utf-8")
