@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # The CPU build of this version comes before anything that depends on torch, or several GB of CUDA come along.
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-all bench evaluation lint docs neural clean
+.PHONY: demo test test-all bench evaluation sweep lint docs neural clean
 demo: $(VENV)/installed
 	$(BIN)/python docs/demo.py
 
@@ -47,6 +47,13 @@ DATA ?= ../shared/data
 JUDGE ?= both
 evaluation: $(VENV)/installed
 	$(BIN)/python docs/evaluation.py $(DATA) $(JUDGE)
+
+# Methods by targets by budgets, as docs/sweeps.md has it: on the demo's text, or on what DATA names.
+SWEEP := $(if $(filter file,$(origin DATA)),demo,real)
+SWEEP_BUDGETS := $(if $(filter demo,$(SWEEP)),50kB 150kB,500kB 2MB)
+sweep: $(VENV)/installed
+	$(BIN)/python docs/sweep.py $(if $(filter real,$(SWEEP)),$(DATA))
+	PATH=$(abspath $(BIN)):$$PATH $(MAKE) -C build/sweep/$(SWEEP) -f $(abspath docs/examples/sweep/Makefile) -j 2 --no-print-directory BUDGETS='$(SWEEP_BUDGETS)' all report
 
 neural: $(VENV)/installed
 	$(BIN)/pip install --quiet $(TORCH)

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from dselect import figures
-from dselect.console import sentence, size
+from dselect.console import number, sentence, size
 from dselect.evaluations import Cell, Comparison
 from dselect.markup import Html, join, rows, tag
 from dselect.pipeline import QUANTILES
@@ -226,16 +226,12 @@ def _quantiles(view: View, name: str, columns: Mapping[str, Floats]) -> Html:
         cells = []
         for side, values in columns.items():
             if len(values):
-                cells.append(_number(float(np.quantile(values, quantile))))
+                cells.append(number(float(np.quantile(values, quantile))))
             else:
                 held = known.get(str(quantile)) if side == "pool" else None
-                cells.append(_number(held) if isinstance(held, float | int) else "-")
+                cells.append(number(held) if isinstance(held, float | int) else "-")
         told.append([names.get(quantile, f"{quantile:.0%}"), *cells])
     return rows(["quantile", *columns], told)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
 
 
 def _correlation(value: float | None) -> str:

@@ -172,6 +172,15 @@ def size(number: float) -> str:
     return f"{number:.0f} bytes"
 
 
+def number(value: float | None) -> str:
+    """Return a number as a person reads it, four digits where it is small or huge."""
+    if value is None:
+        return "-"
+    return (
+        f"{value:,.0f}" if 1000 <= abs(value) < 1e15 or (value == int(value) and abs(value) < 1e15) else f"{value:.4g}"
+    )
+
+
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows as aligned text: the first column to the left, numbers to the right.
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from dselect.console import Run, size, sparkline, table
+from dselect.console import Run, number, size, sparkline, table
 from dselect.errors import DselectError
 from dselect.options import Option, PoolOptions, RunOptions
 from dselect.pool import Pool
@@ -225,7 +225,7 @@ def _as_tables(found: Statistics, within: str | None) -> str:
     sampled = [found.sample.get("bytes", np.zeros(0)), *(found.sample[f"field {name}"] for name in list(spreads)[1:])]
     bars = [sparkline(column[~np.isnan(column)]) for column in sampled]
     rows = [
-        [name, f"{row['records']:,}", bar, *(_number(row.get(key)) for key in keys)]
+        [name, f"{row['records']:,}", bar, *(number(row.get(key)) for key in keys)]
         for (name, row), bar in zip(spreads.items(), bars, strict=True)
     ]
     shown += ["", table("", header, rows)]
@@ -241,7 +241,7 @@ def _as_tables(found: Statistics, within: str | None) -> str:
                 f"{domain.documents / total.documents:.1%}",
                 f"{domain.bytes.sum:,.0f}",
                 f"{domain.bytes.sum / max(total.bytes.sum, 1):.1%}",
-                *(_number(medians.get(name)) for name in names),
+                *(number(medians.get(name)) for name in names),
             ])  # fmt: skip
         shown += ["", table("", [within, "documents", "share", "bytes", "share", *columns], rows)]
     return "\n".join(shown)
@@ -249,9 +249,3 @@ def _as_tables(found: Statistics, within: str | None) -> str:
 
 def _largest_first(found: Statistics) -> list[tuple[str | None, Domain]]:
     return sorted(found.domains.items(), key=lambda item: (-item[1].bytes.sum, item[0] is None, item[0] or ""))
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
