@@ -1,4 +1,4 @@
-"""The Makefile that researchers copy: what is done stays done, a change redoes what it reaches, failures leave nothing."""
+"""The Makefile that researchers copy: done stays done, a change redoes what it reaches, a failure leaves no file."""
 
 import os
 import shutil
