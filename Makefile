@@ -26,9 +26,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Speed and memory beside the floor and the official package, as ratios from one run.
+# Speed and memory beside the floor and the official package, as ratios from one run; the table goes to docs/performance.md.
 bench: $(VENV)/installed $(VENV)/official/installed
-	$(BIN)/python tests/bench/run.py --official $(VENV)/official/bin/python
+	$(BIN)/python tests/bench/run.py --official $(VENV)/official/bin/python --page docs/performance.md
 
 # What is compared with stays out of the environment that dselect lives in.
 $(VENV)/official/installed: | $(VENV)/installed
