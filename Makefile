@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # The CPU build of this version comes before anything that depends on torch, or several GB of CUDA come along.
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-all fuzz bench evaluation rating lint docs neural clean
+.PHONY: demo test test-all fuzz bench evaluation rating sweep lint docs neural clean
 demo: $(VENV)/installed
 	$(BIN)/python docs/demo.py
 
@@ -37,9 +37,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Speed and memory beside the floor and the official package, as ratios from one run.
+# Speed and memory beside the floor and the official package, as ratios from one run; the table goes to docs/performance.md.
 bench: $(VENV)/installed $(VENV)/official/installed
-	$(BIN)/python tests/bench/run.py --official $(VENV)/official/bin/python
+	$(BIN)/python tests/bench/run.py --official $(VENV)/official/bin/python --page docs/performance.md
 
 # What is compared with stays out of the environment that dselect lives in.
 $(VENV)/official/installed: | $(VENV)/installed
@@ -63,6 +63,13 @@ evaluation: $(VENV)/installed
 # SENTENCES=FOLDER names a model of sentence-transformers to try too, which needs `make neural`.
 rating: $(VENV)/installed
 	$(BIN)/python docs/rating.py $(DATA) $(SENTENCES)
+
+# Methods by targets by budgets, as docs/sweeps.md has it: on the demo's text, or on what DATA names.
+SWEEP := $(if $(filter file,$(origin DATA)),demo,real)
+SWEEP_BUDGETS := $(if $(filter demo,$(SWEEP)),50kB 150kB,500kB 2MB)
+sweep: $(VENV)/installed
+	$(BIN)/python docs/sweep.py $(if $(filter real,$(SWEEP)),$(DATA))
+	PATH=$(abspath $(BIN)):$$PATH $(MAKE) -C build/sweep/$(SWEEP) -f $(abspath docs/examples/sweep/Makefile) -j 2 --no-print-directory BUDGETS='$(SWEEP_BUDGETS)' all report
 
 neural: $(VENV)/installed
 	$(BIN)/pip install --quiet $(TORCH)

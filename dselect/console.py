@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
+import numpy as np
+
 from dselect.pool import Counts
 from dselect.portions import Held, Portions
 from dselect.records.manifest import Ledger
@@ -89,7 +91,7 @@ class Run:
         if self.options.json_summary:
             print(json.dumps(summary), file=sys.stderr)
         elif not self.options.quiet:
-            print(f"dselect {self.command}: {_sentence(counts, summary, seconds)}", file=sys.stderr)
+            print(f"dselect {self.command}: {sentence(counts, summary, seconds)}", file=sys.stderr)
 
 
 def say_up_to_date(command: str, options: Quietness, output: str, summary: Mapping[str, Any]) -> None:
@@ -100,7 +102,8 @@ def say_up_to_date(command: str, options: Quietness, output: str, summary: Mappi
         print(f"dselect {command}: {output} is up to date (--force does it again)", file=sys.stderr)
 
 
-def _sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
+def sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
+    """Return what a run did, in words."""
     parts = [f"{counts.documents:,} documents, {size(counts.bytes)} of text, in {seconds:.1f} s"]
     if "trained_on" in facts:
         parts.append(f"{facts['clusters']:,} clusters, fitted on {facts['trained_on']:,} of {facts['trained_of']:,}")
@@ -215,6 +218,15 @@ def size(number: float) -> str:
     return f"{number:.0f} bytes"
 
 
+def number(value: float | None) -> str:
+    """Return a number as a person reads it, four digits where it is small or huge."""
+    if value is None:
+        return "-"
+    return (
+        f"{value:,.0f}" if 1000 <= abs(value) < 1e15 or (value == int(value) and abs(value) < 1e15) else f"{value:.4g}"
+    )
+
+
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows as aligned text: the first column to the left, numbers to the right.
 
@@ -222,7 +234,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     """
     cells = [[_shown(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = [title] if title else []
+    lines = [printable(title)] if title else []
     for row in cells:
         first = row[0].ljust(widths[0])
         lines.append("  ".join([first, *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip())
@@ -231,6 +243,31 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     return "\n".join(lines)
 
 
+def printable(text: str) -> str:
+    """Return a text on one line, without what could move a terminal's cursor."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def sparkline(values: np.ndarray[Any, np.dtype[np.float64]]) -> str:
+    """Return a histogram one line high: 16 bars from the 1 % to the 99 % quantile, what lies beyond in the last ones.
+
+    The least bar that holds anything is seen; blank is nothing. Values that are all the same are one bar in the middle.
+    """
+    if not len(values):
+        return ""
+    low, high = np.quantile(values, 0.01, method="lower"), np.quantile(values, 0.99, method="higher")
+    width = high / 2 - low / 2  # half of it, which is a number however far apart they are
+    places = np.full(len(values), _BARS // 2)
+    if width > 0:
+        places = ((np.clip(values, low, high) / 2 - low / 2) / width * _BARS).astype(int)
+    counts = np.bincount(np.minimum(places, _BARS - 1), minlength=_BARS)
+    heights = np.ceil(counts / counts.max() * (len(_BLOCKS) - 1)).astype(int)
+    return "".join(_BLOCKS[height] for height in heights.tolist())
+
+
+_BARS, _BLOCKS = 16, " ▁▂▃▄▅▆▇█"
+
+
 def _shown(cell: str) -> str:
-    cell = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell[:200])
+    cell = printable(cell[:200])
     return cell if len(cell) <= 60 else f"{cell[:59]}…"

@@ -88,3 +88,51 @@ def spearman(first: Floats, second: Floats) -> float | None:
     a, b = ranks(first) - 0.5, ranks(second) - 0.5
     scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / scale if scale else None
+
+
+class Distinct:
+    """How often values occur, of the distinct ones with the smallest hashes (KMV; Bar-Yossef et al. 2002).
+
+    Of those it holds the counts are exact, so what it says of them holds of a uniform sample of the distinct values; of
+    all of them, where there are no more than it holds.
+    """
+
+    def __init__(self, size: int = SAMPLE) -> None:
+        self.size = size
+        self.hashes = np.zeros(0, np.uint64)  # ascending
+        self.counts = np.zeros(0, np.int64)
+        self.owners = np.zeros(0, np.uint64)  # the smallest identity of those that have the value
+        self.whole = True  # whether it holds every value there was
+        self._waiting: list[tuple[Keys, Keys]] = []
+        self._held = 0
+
+    def add(self, hashes: Keys, owners: Keys) -> None:
+        """Count values, by their hashes: uint64 (n,) each. `settle` before anything is read."""
+        if not self.whole:
+            near = hashes <= self.hashes[-1]
+            hashes, owners = hashes[near], owners[near]
+        self._waiting.append((hashes, owners))
+        self._held += len(hashes)
+        if self._held > 2 * self.size:
+            self.settle()
+
+    def settle(self) -> Distinct:
+        """Count what waits, keep no more than `size` values, return self."""
+        hashes = np.concatenate([self.hashes, *(part for part, _ in self._waiting)])
+        owners = np.concatenate([self.owners, *(part for _, part in self._waiting)])
+        self._waiting, self._held = [], 0
+        if len(hashes) > len(self.hashes):
+            counts = np.concatenate([self.counts, np.ones(len(hashes) - len(self.counts), np.int64)])
+            order = np.lexsort((owners, hashes))
+            found, first = np.unique(hashes[order], return_index=True)
+            self.whole &= len(found) <= self.size
+            self.hashes = found[: self.size]
+            self.counts = np.add.reduceat(counts[order], first)[: self.size]
+            self.owners = owners[order][first][: self.size]
+        return self
+
+    @property
+    def share_repeated(self) -> float:
+        """Return which share of all occurrences has a value that was there before."""
+        occurrences = int(self.counts.sum())
+        return 1 - len(self.counts) / occurrences if occurrences else 0.0

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 COMMANDS = list(summaries())
+SKIPPED = 6  # examples marked `skip: reason`: what they need is not here
 _FENCE = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 
 spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
@@ -61,6 +62,12 @@ def test_every_example_of_a_page_runs(page, folder):
     for script in _FENCE.findall(page.read_text("utf-8")):
         if not re.match(r"(git clone|make|pip|cd) ", script):
             run(script, folder)
+
+
+def test_an_example_that_does_not_run_says_why():
+    marks = [mark for page in PAGES for mark in re.findall(r"^```(sh\b.*)$", page.read_text("utf-8"), re.MULTILINE)]
+    assert [mark for mark in marks if not re.fullmatch(r"sh( skip: .{10,})?", mark)] == []
+    assert len([mark for mark in marks if mark != "sh"]) == SKIPPED
 
 
 @pytest.mark.parametrize("command", COMMANDS)

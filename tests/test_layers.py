@@ -16,12 +16,15 @@ LAYERS = [
     {"engine", "cluster"},
     {"pool"},
     {"pipeline"},
-    {"sampling"},
+    {"sampling", "survey"},
     {"fitting", "classifiers", "importance", "embedding", "refinement", "judgments", "endpoint", "runs"},
     {"rating", "judging", "domains"},
     {"mixtures", "portions"},
     {"proxies", "trials"},
     {"options", "console"},
+    {"evaluations", "markup"},
+    {"figures"},
+    {"chapters"},
     {"commands"},
     {"cli"},
 ]
@@ -31,10 +34,11 @@ HEAVY = {
     "typer": {"cli", "options"},
     "rich": {"console"},
     "ray": {"cluster"},
+    "matplotlib": {"figures"},
 }
 NOT_FOR_HELP = {
     *("numba", "sklearn", "scipy", "threadpoolctl", "lightgbm", "faiss", "fasttext", "torch", "sentence_transformers"),
-    *("pyarrow", "ray", "rich", "safetensors", "tokenizers", "httpx"),
+    *("matplotlib", "pyarrow", "ray", "rich", "safetensors", "tokenizers", "httpx"),
 }
 
 

@@ -37,7 +37,7 @@ def test_a_plain_install_asks_for_no_torch_and_no_compiler(wheel):
     plain = [line for line in metadata.split("\n") if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert not [line for line in plain if "torch" in line or "transformers" in line]
     extras = {line.split(": ")[1] for line in metadata.split("\n") if line.startswith("Provides-Extra")}
-    assert extras == {"dev", "judge", "lightgbm", "neural", "parquet", "ray", "tokens"}
+    assert extras == {"dev", "judge", "lightgbm", "neural", "parquet", "ray", "report", "tokens"}
 
 
 @long

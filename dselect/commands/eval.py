@@ -10,7 +10,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +23,7 @@ from dselect.choice import Choice
 from dselect.console import Run, amount, size, table
 from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
+from dselect.evaluations import Row, compared, read_rows
 from dselect.models.byte_lm import HELD_OUT, ByteLM
 from dselect.models.transformer import Size, device_here, train_and_test
 from dselect.options import Argument, Option, Order, RunOptions, Targets
@@ -34,7 +35,6 @@ from dselect.records.writing import publish
 from dselect.selection import Budget
 
 GRAM = 13  # words of an n-gram that hardly two texts share by chance (as in the GPT-3 paper's overlap analysis)
-RESAMPLES = 2000
 LEAK = 0.01  # a share of the target's n-grams beyond this is warned of
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -127,21 +127,6 @@ class TransformerJudge:
         return train_and_test(lesson.texts, self.targets, self.steps, lesson.seed, self.size)
 
 
-def interval(differences: Floats, sizes: Ints, seed: int) -> tuple[float, float]:
-    """Return the 95 % percentile interval of Σ differences / Σ sizes over resampled documents.
-
-    differences: float64 (n,), bits of one model less those of the other on each document: paired, so that hard
-    documents do not count as noise. sizes: int64 (n,), their bytes.
-    """
-    count = len(differences)
-    means = np.empty(RESAMPLES)
-    for number in range(RESAMPLES):
-        drawn = (draws.uniform(seed, f"bootstrap {number}", np.arange(count, dtype=np.uint64)) * count).astype(np.int64)
-        means[number] = differences[drawn].sum() / max(int(sizes[drawn].sum()), 1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
 @dataclass
 class Overlap:
     """The runs of words of the target that turn up in training texts."""
@@ -160,26 +145,6 @@ def overlap(targets: Sequence[bytes], texts: Sequence[bytes]) -> Overlap:
     owners = np.repeat(np.arange(len(targets)), np.maximum(words - GRAM + 1, 0))
     documents = len(np.unique(owners[np.isin(keys, leaked)]))
     return Overlap(len(leaked) / len(wanted) if len(wanted) else 0.0, documents)
-
-
-@dataclass
-class Row:
-    """What is found out about one selection."""
-
-    selection: str
-    bits_per_byte: float
-    by_seed: list[float]
-    bits: list[list[float]]  # of each target document, by seed
-    documents: int
-    bytes: int
-    median_bytes: float
-    duplicates: float
-    target_overlap: float
-    target_documents_found: int
-    shares: dict[str, float]
-    difference: float | None = None  # to the baseline, negative is better
-    low: float | None = None
-    high: float | None = None
 
 
 def describe(selection: Selection, positions: Ints, texts: Sequence[bytes], targets: Sequence[bytes]) -> dict[str, Any]:
@@ -229,40 +194,6 @@ def train(
         by_seed = (bits.sum(axis=1) / total).tolist()
         mean = float(bits.mean(axis=0).sum() / total)
         rows.append(Row(selection.name, mean, by_seed, bits.tolist(), **described[number]))
-    return rows
-
-
-def compared(rows: Sequence[Row], baseline: int, sizes: Ints, seed: int) -> list[Row]:
-    """Return the rows with their differences to one of them; sizes: int64 (n,), the bytes of the target documents."""
-    means = [np.mean(row.bits, axis=0) for row in rows]
-    found = []
-    for number, row in enumerate(rows):
-        if number == baseline:
-            found.append(replace(row, difference=None, low=None, high=None))
-            continue
-        apart = means[number] - means[baseline]
-        low, high = interval(apart, sizes, seed)
-        found.append(replace(row, difference=float(apart.sum() / sizes.sum()), low=low, high=high))
-    return found
-
-
-def read_report(path: str, settings: Mapping[str, Any]) -> list[Row]:
-    """Return the rows of a report that --json wrote; DselectError if it is none, or was made with other settings."""
-    try:
-        report = orjson.loads(Path(path).read_bytes())
-        made = {name: report[name] for name in settings}
-        rows = [Row(**entry) for entry in report["selections"]]
-        shapes = {np.asarray(row.bits, np.float64).shape for row in rows}
-    except FileNotFoundError as error:
-        raise DselectError("no such file", where=path) from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DselectError("not a report of dselect eval --json", where=path, way_out="make it again") from error
-    for name, value in settings.items():
-        if made[name] != value:
-            told = "on other target texts" if name == "texts" else f"with {name} {made[name]}, not {value}"
-            raise DselectError(f"this report was made {told}", where=path, way_out="the same options for all")
-    if shapes != {(len(made["seeds"]), len(made["texts"]))}:
-        raise DselectError("not a sound report: its losses", where=path, way_out="make it again")
     return rows
 
 
@@ -333,7 +264,7 @@ def command(
             shape = {"steps": steps, "device": device, "size": lm_size or ("base" if device == "cuda" else "small")}
         numbers = [run.seed + number for number in range(seeds)]
         settings = {"budget": spent, "lm": lm, **shape, "seeds": numbers, "texts": [_hash(one) for one in targets]}
-        told = {path: read_report(path, settings) for path in reports}
+        told = {path: read_rows(path, settings) for path in reports}
         at = _place(baseline, paths, told)
         judge: Judge = NgramJudge(targets, order) if lm == "ngram" else TransformerJudge(targets, steps, shape["size"])
         jobs = run.jobs if lm == "ngram" else 1  # torch has threads of its own
@@ -352,7 +283,8 @@ def command(
             )
     if json_file:
         names = {"target": target, "baseline": baseline, "target_documents": len(targets)}
-        report = {**settings, **names, "selections": [vars(row) for row in rows]}
+        sizes = {"text_bytes": [len(one) for one in targets]}
+        report = {**settings, **names, **sizes, "selections": [vars(row) for row in rows]}
         publish(json_file, json.dumps(report, indent=2).encode() + b"\n")
     if csv_file:
         publish(csv_file, _csv(rows))

@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from dselect.console import Run, size, table
+from dselect.console import Run, number, size, sparkline, table
 from dselect.errors import DselectError
 from dselect.options import Option, PoolOptions, RunOptions
 from dselect.pool import Pool
 from dselect.records.batch import Batch
 from dselect.sketch import SAMPLE, BottomK, spearman
+from dselect.survey import MOST_DOMAINS, numbers
 
-MOST_DOMAINS = 100_000
 QUANTILES = {"1%": 0.01, "10%": 0.1, "median": 0.5, "90%": 0.9, "99%": 0.99}
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -59,8 +59,8 @@ class Domain:
         """Count the records of another part of the stream too."""
         self.documents += other.documents
         self.bytes.add(other.bytes)
-        for name, numbers in other.fields.items():
-            self.fields.setdefault(name, Numbers()).add(numbers)
+        for name, more in other.fields.items():
+            self.fields.setdefault(name, Numbers()).add(more)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Look:
 
     def __call__(self, batch: Batch) -> tuple[dict[str | None, Domain], Any, dict[str, Floats], list[str | None]]:
         """Return the domains, and for the sample: keys, columns and the domain of every record."""
-        columns = {name: batch.column(name) for name in self.names} if self.names else _numbers(batch)
+        columns = {name: batch.column(name) for name in self.names} if self.names else numbers(batch)
         length = batch.text_bytes.astype(np.float64)
         labels = batch.labels(self.within) if self.within else _NOWHERE * len(batch)
         places: dict[str | None, list[int]] = {}
@@ -84,18 +84,6 @@ class Look:
             domains[label] = Domain(len(positions), Numbers.of(length[positions]), fields)
         sampled = {"bytes": length, **{f"field {name}": column for name, column in columns.items()}}
         return domains, batch.sample_keys, sampled, labels
-
-
-def _numbers(batch: Batch) -> dict[str, Floats]:
-    """Return every top-level field that holds numbers in these records, NaN where a record holds none."""
-    found: dict[str, Floats] = {}
-    for position, record in enumerate(batch.records):
-        for name, value in record.items():
-            if value.__class__ is float or value.__class__ is int:
-                if name not in found:
-                    found[name] = np.full(len(batch), np.nan)
-                found[name][position] = value
-    return found
 
 
 @dataclass
@@ -231,10 +219,15 @@ def _as_tables(found: Statistics, within: str | None) -> str:
     shown = [f"{total.documents:,} documents, {size(total.bytes.sum)} of text"]
     if total.documents > SAMPLE:
         shown.append(f"Quantiles, medians and rank correlations are of a uniform sample of {SAMPLE:,} records.")
-    header = ["field", "records", "min", *QUANTILES, "max", "mean", "rank corr. with length"]
+    header = ["field", "records", "1 % to 99 %", "min", *QUANTILES, "max", "mean", "rank corr. with length"]
     keys = ["min", *QUANTILES, "max", "mean", "rank_correlation_with_length"]
     spreads = {"(bytes of text)": found.lengths(), **found.fields()}
-    rows = [[name, f"{row['records']:,}", *(_number(row.get(key)) for key in keys)] for name, row in spreads.items()]
+    sampled = [found.sample.get("bytes", np.zeros(0)), *(found.sample[f"field {name}"] for name in list(spreads)[1:])]
+    bars = [sparkline(column[~np.isnan(column)]) for column in sampled]
+    rows = [
+        [name, f"{row['records']:,}", bar, *(number(row.get(key)) for key in keys)]
+        for (name, row), bar in zip(spreads.items(), bars, strict=True)
+    ]
     shown += ["", table("", header, rows)]
     if within and total.documents:
         names = ["bytes", *(f"field {name}" for name in sorted(total.fields))]
@@ -248,7 +241,7 @@ def _as_tables(found: Statistics, within: str | None) -> str:
                 f"{domain.documents / total.documents:.1%}",
                 f"{domain.bytes.sum:,.0f}",
                 f"{domain.bytes.sum / max(total.bytes.sum, 1):.1%}",
-                *(_number(medians.get(name)) for name in names),
+                *(number(medians.get(name)) for name in names),
             ])  # fmt: skip
         shown += ["", table("", [within, "documents", "share", "bytes", "share", *columns], rows)]
     return "\n".join(shown)
@@ -256,9 +249,3 @@ def _as_tables(found: Statistics, within: str | None) -> str:
 
 def _largest_first(found: Statistics) -> list[tuple[str | None, Domain]]:
     return sorted(found.domains.items(), key=lambda item: (-item[1].bytes.sum, item[0] is None, item[0] or ""))
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"

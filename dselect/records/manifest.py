@@ -325,6 +325,16 @@ class Ledger:
             self._journal.close()
 
 
+def manifest_of(output: Path) -> Json:
+    """Return the manifest beside an output; nothing where there is none, or none that can be read."""
+    return _read_json(_manifest_path(output))
+
+
+def unchanged(entry: Json, path: Path) -> bool:
+    """Tell whether a file has the size and the time that a manifest's entry says."""
+    return "size" in entry and _as_written(path, {key: entry.get(key) for key in ("size", "mtime_ns")})
+
+
 def names_file(value: str) -> bool:
     """Tell whether an option's value is a path, or NAME=PATH, of something that is there."""
     return _path_of(value).exists()

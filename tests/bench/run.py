@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import shutil
 import statistics
 import subprocess
@@ -144,6 +145,7 @@ def main() -> None:
     parser.add_argument("--official", help="a Python with data-selection and zip-fit installed")
     parser.add_argument("--large", type=float, default=1.0, help="size of the large pool in GB; the next is twice that")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--page", type=Path, help="a page that the table is written into too")
     options = parser.parse_args()
     if options.official:
         options.official = os.path.abspath(options.official)  # noqa: PTH100  not resolve(): a venv is known by its link
@@ -153,8 +155,25 @@ def main() -> None:
         rows = bench(options, paths, target, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"{os.cpu_count()} CPUs; medians of {options.repeat}, every command in turn; MB of text, decimal")
-    print(table("", ["what", "seconds", "MB/s", "peak MB", "ratio", "of"], rows))
+    how = (
+        f"{os.cpu_count()} CPUs, {processor()}; medians of {options.repeat}, every command in turn; MB of text, decimal"
+    )
+    shown = f"{how}\n{table('', ['what', 'seconds', 'MB/s', 'peak MB', 'ratio', 'of'], rows)}"
+    print(shown)
+    if options.page:
+        before, mark, after = options.page.read_text("utf-8").partition("<!-- bench -->\n```text\n")
+        if not mark:
+            sys.exit(f"{options.page} has no place for the table")
+        options.page.write_text(before + mark + shown + after[after.index("\n```\n") :], "utf-8")
+
+
+def processor() -> str:
+    """Return what Linux calls the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def bench(options: argparse.Namespace, paths: list[Path], target: Path, folder: Path) -> list[list[str]]:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dselect.commands.eval import RESAMPLES, cut, interval, overlap
+from dselect.commands.eval import cut, overlap
+from dselect.evaluations import RESAMPLES, intervals
 from dselect.models.transformer import train_and_test
 from tests.conftest import make_pool, make_target, write_records
 
@@ -145,7 +146,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     covered = 0
     for trial in range(100):
         differences = sizes * generator.normal(-0.1, 0.3, 60)
-        low, high = interval(differences, sizes, trial)
+        ((low, high),) = intervals([differences], sizes, trial)
         assert low < high
         covered += low < -0.1 < high
     assert 85 <= covered <= 100

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dselect.console import sparkline
 from dselect.sketch import BottomK, spearman
 from tests.conftest import lines, make_pool, write_records
 
@@ -65,6 +66,16 @@ def test_the_correlation_with_length_is_the_ranks(dselect):
     fields = stats(dselect, records)["fields"]
     wanted = {"up": pytest.approx(1), "down": pytest.approx(-1), "same": None}
     assert {name: row["rank_correlation_with_length"] for name, row in fields.items()} == wanted
+
+
+def test_a_histogram_one_line_high(dselect):
+    values = [1] * 60 + [2] * 30 + [17]
+    table = dselect("stats", stdin=lines([{"text": "x" * 9, "s": value} for value in values])).stdout.decode()
+    rows = {line.split()[0]: line for line in table.split("\n") if line}
+    assert "  █▄             ▁  " in rows["s"]  # 60, 30, and at the other end 1
+    assert "  " + " " * 8 + "█" in rows["(bytes"]  # all the same
+    assert sparkline(np.zeros(0)) == ""
+    assert sparkline(np.array([-1e308, 1e308])) == sparkline(np.array([1, 1 + 2e-16])) == "█              █"
 
 
 def test_no_record_and_one(dselect):
