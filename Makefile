@@ -22,7 +22,7 @@ test-all: $(VENV)/installed
 	DSELECT_KILLS=50 $(BIN)/python -m pytest --numprocesses $(JOBS)
 
 # So many seconds of invented input for the reader, the splicer and every loader of model files, each.
-FUZZ := reader splicer dsir zipfit lm contrast bin cut
+FUZZ := reader splicer dsir zipfit lm contrast bin cut kmeans rater mixture
 SECONDS_EACH ?= 60
 fuzz: $(VENV)/fuzz/installed
 	for target in $(FUZZ); do $(VENV)/fuzz/bin/python tests/fuzz.py $$target -max_total_time=$(SECONDS_EACH); done

@@ -22,11 +22,15 @@ import atheris
 with atheris.instrument_imports(include=["dselect"], exclude=["dselect.kernels"]):
     from dselect.classifiers import open_model
     from dselect.commands.contrast import Contrast
+    from dselect.commands.qurating import open_rater
     from dselect.commands.select import Rule
     from dselect.commands.zipfit import ZipFit
     from dselect.errors import DselectError
     from dselect.importance import Dsir
+    from dselect.mixtures import Mixture
+    from dselect.models import kmeans
     from dselect.models.byte_lm import ByteLM
+    from dselect.models.sentences import SentenceSettings
     from dselect.records import splice
     from dselect.records.batch import Batch, parse
     from dselect.records.reading import Source, blocks, chunks
@@ -45,7 +49,8 @@ def read(data: bytes) -> None:
     path = FOLDER / "pool.jsonl"
     path.write_bytes(data)
     source = Source(path, "pool.jsonl", "pool.jsonl")
-    plain = not data.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"))
+    skippable = data[1:4] == b"\x2a\x4d\x18" and 0x50 <= data[0] <= 0x5F  # a zstd frame that holds nothing
+    plain = not data.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1")) and not skippable
     seen = []
     try:
         for block in blocks(0, source, chunks(source)):
@@ -92,6 +97,21 @@ def classified(path: str) -> None:
     assert ((probabilities >= 0) & (probabilities <= 1)).all()
 
 
+def clustered(path: str) -> None:
+    """Assign vectors of a file's encoder to its clusters."""
+    clusters, encoder = kmeans.load(path, SentenceSettings())
+    if encoder and not encoder.alone:
+        labels, distances = clusters.assign(encoder.encode(BATCH.utf8))
+        assert ((labels >= 0) & (labels < len(clusters))).all()
+        assert np.isfinite(distances).all()
+
+
+def rated(path: str) -> None:
+    """Rate with the rater of a file."""
+    for column in open_rater(path, 1).rate(BATCH.utf8).values():
+        assert np.isfinite(column).all()
+
+
 LOADERS = {
     "dsir": lambda path: scored(Dsir.load(path)),
     "zipfit": lambda path: scored(ZipFit.load(path)),
@@ -99,6 +119,9 @@ LOADERS = {
     "lm": lambda path: ByteLM.load(path).loss(BATCH.utf8),
     "bin": classified,
     "cut": Rule.load,
+    "kmeans": clustered,
+    "rater": rated,
+    "mixture": Mixture.read,
 }
 
 
@@ -119,6 +142,14 @@ MAKERS = {
         ["select", "pool", "--by", "n", "--keep", "5", "--save", "cut"],
         ["select", "pool", "--by=-n", "--sample", "--keep", "90B", "--save", "drawn"],
     ],
+    "kmeans": [["kmeans", "pool", "--clusters", "2", "--dimension", "2", "--save", "model"]],
+    "rater": [
+        ["judge", "pool", "--pairs", "200", "--from-field", "n", "-o", "judged.jsonl"],
+        ["qurating", "pool", "--judgments", "judged.jsonl", "--save", "model"],
+    ],
+    "mixture": [
+        ["climb", "pool", "--within", "kind", "-t", "target", "--rounds", "4", "--keep", "9", "-o", "x", "--save", "m"]
+    ],
 }
 
 
@@ -134,12 +165,15 @@ def seeds(kind: str, folder: Path) -> None:
         (folder / "none").write_bytes(b"{ }")
     with tempfile.TemporaryDirectory(dir=FOLDER) as place:
         for name, word in (("pool", "law"), ("target", "pan")):
-            lines = [{"text": f"the {word} {'abcdefgh'[i % 8] * 3} {i} " * (i % 5 + 1), "n": i} for i in range(300)]
+            lines = [
+                {"text": f"the {word} {'abcdefgh'[i % 8] * 3} {i} " * (i % 5 + 1), "n": i, "kind": i % 3}
+                for i in range(300)
+            ]
             Path(place, name).write_text("".join(json.dumps(line) + "\n" for line in lines))
         for number, arguments in enumerate(MAKERS.get(kind, ())):
             subprocess.run([sys.executable, "-m", "dselect", *arguments, "-q", "-j", "1"], cwd=place, check=True)
-            made = Path(place, arguments[-1])
-            (folder / str(number)).write_bytes(made.read_bytes())
+            if "--save" in arguments or arguments[0] == "lm":
+                (folder / str(number)).write_bytes(Path(place, arguments[-1]).read_bytes())
 
 
 def main() -> None:
