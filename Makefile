@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # The CPU build of this version comes before anything that depends on torch, or several GB of CUDA come along.
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-all fuzz bench evaluation rating sweep lint docs neural clean
+.PHONY: demo test test-all test-lowest fuzz bench evaluation rating sweep lint docs neural clean
 demo: $(VENV)/installed
 	$(BIN)/python docs/demo.py
 
@@ -20,6 +20,16 @@ test: $(VENV)/installed
 # The long form: 50 runs killed at random moments, and what takes longest.
 test-all: $(VENV)/installed
 	DSELECT_KILLS=50 $(BIN)/python -m pytest --numprocesses $(JOBS)
+
+# The same tests with the oldest versions that pyproject.toml allows.
+test-lowest: $(VENV)/lowest/installed
+	$(VENV)/lowest/bin/python -m pytest --numprocesses $(JOBS)
+
+$(VENV)/lowest/installed: pyproject.toml | $(VENV)/installed
+	test -x $(VENV)/lowest/bin/python || $(PYTHON) -m venv $(VENV)/lowest
+	$(VENV)/lowest/bin/pip install --quiet --disable-pip-version-check uv
+	$(VENV)/lowest/bin/uv pip install --quiet --python $(VENV)/lowest/bin/python --resolution lowest-direct --editable '.[dev]'
+	touch $@
 
 # So many seconds of invented input for the reader, the splicer and every loader of model files, each.
 FUZZ := reader splicer dsir zipfit lm contrast bin cut kmeans rater mixture
