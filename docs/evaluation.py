@@ -33,8 +33,8 @@ TARGETS = ["humaneval", "gsm8k_test", "proofnet_valid", "pubmedqa"]
 ENOUGH, BUDGET = 2_100_000, "2MB"  # selections hold a little more than is trained on, so that seeds differ
 
 # A selection is one line: its name, and the command that makes it, without --keep and -o. POOL, FIT (to select by),
-# DOMAINS, LOSSES and ABILITIES (see `ladder`), JUDGMENTS (which of two texts is easier to read, whatever the target) stand
-# for files, {name} for a selection above.
+# DOMAINS, LOSSES and ABILITIES (see `ladder`), JUDGMENTS (which of two texts is easier to read, whatever the target)
+# stand for files, {name} for a selection above.
 SELECTIONS = {
     "random": "select POOL --seed 1",
     "dsir_paper": "dsir POOL --target FIT --length sum --smoothing 0",
