@@ -42,7 +42,9 @@ FLOOR = 1e-9  # a deviation is not less: what is constant says nothing
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
-_GOPHER = ("hash_ratio", "ellipsis_ratio", "bullet_lines", "ellipsis_lines", "alphabetic_words", "stop_words")
+# None of them is the length of a text or the variety of its words, which falls with length: what was judged is of one
+# length as a rule, and what is scored is not.
+_GOPHER = ("hash_ratio", "ellipsis_ratio", "bullet_lines", "ellipsis_lines", "alphabetic_words")
 _DSIR = ("dsir_top_word", "dsir_other_than_stop_words")
 _REPETITION = ("duplicate_lines", "top_2_gram", "top_3_gram", "top_4_gram", "duplicate_5_grams", "duplicate_10_grams")
 STATISTICS = (*NAMES, *_GOPHER, *_DSIR, *_REPETITION)
@@ -69,7 +71,7 @@ class Settings:
 class Counted:
     """What is known of texts before anything is learnt: n-grams and words of their windows, and dense columns.
 
-    statistics: float64 (windows, 43); vectors: float64 (windows, d), d is 0 without an encoder.
+    statistics: float64 (windows, 37); vectors: float64 (windows, d), d is 0 without an encoder.
     owner: int64 (windows,), whose each is; share: float64 (windows,), what it counts for.
     """
 
@@ -113,7 +115,7 @@ def cut(texts: Any) -> tuple[list[bytes], Ints, Floats]:
 
 
 def statistics(pieces: Sequence[bytes]) -> Floats:
-    """Return the statistics that STATISTICS names: float64 (n, 43)."""
+    """Return the statistics that STATISTICS names: float64 (n, 37)."""
     texts = [piece.decode() for piece in pieces]
     named = {**gopher_statistics(texts), **dsir_statistics(texts), **repetition_statistics(texts)}
     columns = [np.asarray(named[name], np.float64) for name in (*_GOPHER, *_DSIR, *_REPETITION)]
@@ -130,7 +132,7 @@ class View:
     """How texts are seen: learnt from texts without judgments.
 
     idf: float64 (buckets,) of n-grams; having: uint32 (buckets,), in how many windows each word is; mean and deviation:
-    float64 (49 + d,), of dense columns: statistics, how common the words are, and vectors.
+    float64 (43 + d,), of dense columns: statistics, how common the words are, and vectors.
     """
 
     idf: Floats
@@ -149,7 +151,7 @@ class View:
         return replace(found, mean=dense.mean(axis=0), deviation=np.maximum(dense.std(axis=0), FLOOR))
 
     def dense(self, counted: Counted, *, own: bool) -> Floats:
-        """Return the dense columns of windows: float64 (windows, 49 + d). own: it was learnt from these."""
+        """Return the dense columns of windows: float64 (windows, 43 + d). own: it was learnt from these."""
         common = commonness(counted.words, self.having, STEPS, own=own)
         return np.ascontiguousarray(np.concatenate([counted.statistics, common, counted.vectors], axis=1))
 
@@ -197,7 +199,7 @@ class LinearRater:
     """Ratings of texts by one or several criteria, in units of log-odds; the mean judged text has 0.
 
     encoder: what makes vectors of windows; None for none. `ngrams_`, float64 (buckets, criteria), and `dense_`, float64
-    (49 + d, criteria), are weights; `offsets_`, (criteria,), is what is subtracted.
+    (43 + d, criteria), are weights; `offsets_`, (criteria,), is what is subtracted.
     """
 
     def __init__(self, criteria: Sequence[str], encoder: Encoder | None = None) -> None:
