@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 
+from dselect.cli import app
 from dselect.commands.qurating import open_rater
 from dselect.errors import DselectError
 from dselect.judgments import Comparisons, Judgment, Labels, read
@@ -124,10 +125,13 @@ def test_selection_samples_within_domains_as_everywhere(run):
         (["--judgments", "j.jsonl.zst", "--plain-bt", "--keep", "3"], "writes all it rates", 2),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_a_line(options, said, status, run):
-    failed = run(*options, status=status)
-    assert said in failed.stderr
-    assert failed.stderr.count("\n") == 1
+def test_what_makes_no_sense_is_refused_in_a_line(options, said, status, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(DselectError) as refused:
+        app(args=["qurating", "pool.jsonl.zst", *options, "-o", "never.jsonl"], prog_name="dselect")
+    assert said in str(refused.value)
+    assert refused.value.exit_code == status
+    assert not (folder / "never.jsonl").exists()
 
 
 def test_a_damaged_rater_is_refused(folder, tmp_path):
