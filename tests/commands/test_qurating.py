@@ -12,7 +12,7 @@ from dselect.errors import DselectError
 from dselect.judgments import Comparisons, Judgment, Labels, read
 from dselect.kernels.sparse import Rows, beside, commonness, count_bags, scaled, score_bags
 from dselect.kernels.style import NAMES, style_statistics
-from dselect.models.rater import STATISTICS, Counted, LinearRater, Settings, statistics
+from dselect.models.rater import STATISTICS, Counted, LinearRater, Settings, View, certainty, statistics
 from dselect.rating import HeldOut, choose, folds_of, learn, split
 from tests.conftest import COOKING, LAW, make_pool, read_bytes, write_records
 
@@ -188,7 +188,7 @@ def test_no_text_is_learnt_from_and_tried_on():
     folds = folds_of(comparisons, 0)
     total = 0
     for fold in split(counted, comparisons, folds):
-        assert fold.known.count + fold.unseen.count <= len(comparisons.texts)
+        assert len(fold.known.sizes) + len(fold.unseen.sizes) <= len(comparisons.texts)
         total += len(fold.test_p)
     sides = folds[comparisons.pairs]
     assert total == int((sides[:, 0] == sides[:, 1]).sum())
@@ -260,11 +260,25 @@ def test_a_long_text_is_the_mean_of_its_windows_by_their_words():
     texts = [r["text"] for r in make_pool(30)]
     pairs = np.array([[i, i + 1] for i in range(0, 30, 2)])
     rater = LinearRater(["x"]).fit(Counted.of(texts), [pairs], [np.ones(15)], [Settings()])
-    first, second = rater.rate([piece.encode() for piece in pieces])[:, 0]
-    rest = len(words) - 512
-    assert rater.rate([" ".join(words).encode()])[0, 0] == pytest.approx(
-        (512 * first + rest * second) / (512 + rest), abs=1e-2
-    )
+    sizes = np.array([512, len(words) - 512])
+    plain = rater.rate([piece.encode() for piece in pieces])[:, 0] / certainty(sizes)
+    expected = np.average(plain, weights=sizes) * certainty(sizes.sum())
+    assert rater.rate([" ".join(words).encode()])[0, 0] == pytest.approx(expected, abs=1e-9)
+    assert rater.rate([b"", b" \n"]).tolist() == [[0.0], [0.0]]
+
+
+def test_a_design_s_products_are_those_of_rows_less_their_mean_times_what_is_sure():
+    counted = Counted.of([r["text"] for r in make_pool(12)] + ["a " * 700])
+    view, settings = View.of(counted), Settings(0.5, 0.2)
+    design = view.design(counted, settings, own=True)
+    rows = np.stack([design.rows.times(unit) for unit in np.eye(design.width)], axis=1)
+    assert rows.mean(axis=0) == pytest.approx(design.centre, abs=1e-12)
+    full = np.stack([(design.share * (design.owner == i)) @ rows for i in range(13)]) - design.centre
+    full *= (counted.sizes / (counted.sizes + 30))[:, None]
+    random_ = np.random.default_rng(0)
+    right, left = random_.normal(size=design.width), random_.normal(size=13)
+    assert design.times(right) == pytest.approx(full @ right)
+    assert design.transposed_times(left) == pytest.approx(full.T @ left)
 
 
 def test_statistics_are_what_their_names_say():
