@@ -271,7 +271,8 @@ class LinearRater:
             dense = np.ascontiguousarray(np.concatenate([statistics(few), common, _vectors(few, self.encoder)], axis=1))
             add_standardized(dense, view.mean, view.deviation, MOST, self.dense_, sums[start : start + TOGETHER])
         columns = [np.bincount(owner, share * column, len(texts)) for column in sums.T]
-        return np.asarray((np.stack(columns, axis=1) - self.offsets_) * certainty(sizes)[:, None])
+        rated = (np.stack(columns, axis=1) - self.offsets_) * certainty(sizes)[:, None]
+        return np.asarray(rated + 0.0)  # no -0.0
 
     def to_bytes(self) -> bytes:
         """Return the fitted rater as one safetensors file."""
