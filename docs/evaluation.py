@@ -33,7 +33,8 @@ TARGETS = ["humaneval", "gsm8k_test", "proofnet_valid", "pubmedqa"]
 ENOUGH, BUDGET = 2_100_000, "2MB"  # selections hold a little more than is trained on, so that seeds differ
 
 # A selection is one line: its name, and the command that makes it, without --keep and -o. POOL, FIT (to select by),
-# DOMAINS, LOSSES and ABILITIES (see `ladder`) stand for files, {name} for a selection above.
+# DOMAINS, LOSSES and ABILITIES (see `ladder`), JUDGMENTS (which of two texts is easier to read, whatever the target)
+# stand for files, {name} for a selection above.
 SELECTIONS = {
     "random": "select POOL --seed 1",
     "dsir_paper": "dsir POOL --target FIT --length sum --smoothing 0",
@@ -47,6 +48,7 @@ SELECTIONS = {
     "zipfit": "zipfit POOL --target FIT",
     "classify": "classify POOL --positive FIT",
     "preselect": "preselect POOL --losses LOSSES --ability ABILITIES",
+    "qurating": "qurating POOL --judgments JUDGMENTS --confidence 0 --sample",
 }
 # PreSelect needs models that are good at different things. These, of byte n-grams, stand in for real ones.
 MODELS = {
@@ -146,11 +148,20 @@ def ladder(data: Path, fit: Path) -> tuple[Path, Path]:
     return folder / "losses.jsonl.zst", abilities
 
 
+def judgments(data: Path) -> Path:
+    """Return judgments which of two texts is easier to read, from grades that teachers' judgments gave."""
+    path = FOLDER / "judgments.jsonl.zst"
+    graded = data / "truth" / "clear_readability.jsonl.zst"
+    dselect("judge", graded, "--pairs", 20_000, "--from-field", "bt_easiness", "--soft", 1, "-q", "-o", path)
+    return path
+
+
 def select(data: Path, name: str, fit: Path) -> dict[str, Path]:
     """Select by half of a target in every way; return the files."""
     losses, abilities = ladder(data, fit)
     files: dict[str, list[object]] = {"POOL": [data / "pool"], "FIT": [fit], "DOMAINS": [*in_domain(data, name)]}
-    return select_all(SELECTIONS | MORE, files | {"LOSSES": [losses], "ABILITIES": [abilities]}, fit.parent)
+    files |= {"LOSSES": [losses], "ABILITIES": [abilities], "JUDGMENTS": [judgments(data)]}
+    return select_all(SELECTIONS | MORE, files, fit.parent)
 
 
 def select_mixed(data: Path, fit: Path) -> dict[str, Path]:

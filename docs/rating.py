@@ -69,7 +69,7 @@ def shortest(_: Records, test: Records, __: str) -> Floats:
 def flesch_kincaid(_: Records, test: Records, __: str) -> Floats:
     """Score by the grade of Kincaid et al. 1975, lower higher: 0.39 words a sentence + 11.8 syllables a word."""
     found = statistics([record["text"].encode() for record in test])
-    return -(0.39 * (np.exp(found[:, 9]) - 1) + 11.8 * found[:, 7])
+    return -(0.39 * (np.exp(found[:, 7]) - 1) + 11.8 * found[:, 5])
 
 
 def ridge_on_grades(train: Records, test: Records, grade: str) -> Floats:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import queue
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -202,26 +203,43 @@ def ask_all(
 
     The first failure ends it. `tell` is told how many are done.
     """
-    done = refused = 0
-    pool = ThreadPoolExecutor(at_once)
-    waiting: dict[Future[Votes], str] = {}
+    done = refused = waiting = 0
+    todo: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+    came: queue.SimpleQueue[tuple[str, Votes | BaseException]] = queue.SimpleQueue()
+
+    def work() -> None:
+        while (one := todo.get()) is not None:
+            try:
+                came.put((one[0], ask(one[1])))
+            except BaseException as error:  # noqa: BLE001  raised again where the answer is wanted
+                came.put((one[0], error))
+
+    for _ in range(at_once):  # daemons: a run that is interrupted does not wait for what is being answered
+        threading.Thread(target=work, daemon=True).start()
     try:
         while True:
-            while len(waiting) < 2 * at_once and (one := next(asked, None)) is not None:
-                waiting[pool.submit(ask, one[1])] = one[0]
+            while waiting < 2 * at_once and (one := next(asked, None)) is not None:
+                todo.put(one)
+                waiting += 1
             if not waiting:
                 return done
-            finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
-                votes = future.result()
-                answers.add(waiting.pop(future), votes)
-                done += 1
-                refused += votes.refused
-                tell(done)
+            key, votes = came.get()
+            waiting -= 1
+            if isinstance(votes, BaseException):
+                raise votes
+            answers.add(key, votes)
+            done += 1
+            refused += votes.refused
+            tell(done)
             if refused == done >= HOPELESS:
                 raise DselectError(f"the endpoint refuses every prompt, {done} of {done}", way_out="see --model")
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for _ in range(at_once):
+            todo.put(None)
+        while not came.empty():  # what has been answered is kept, whatever ended the run
+            key, votes = came.get()
+            if isinstance(votes, Votes):
+                answers.add(key, votes)
 
 
 @dataclass

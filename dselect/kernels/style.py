@@ -1,4 +1,4 @@
-"""Statistics of how a text is written: words, sentences, punctuation, variety. Counted, not learned.
+"""Statistics of how a text is written: words, sentences, punctuation. Counted, not learned; none is of its length.
 
 A word is a run of letters, digits and underscores; a sentence ends at a mark (. ! ? … 。 ！ ？) that no word follows at
 once. Syllables are runs of a, e, i, o, u, y, at least one a word: a fair count for English, a number of some kind for
@@ -16,8 +16,6 @@ from numba import njit, types
 
 from dselect.kernels.words import (
     BYTES,
-    FNV_PRIME,
-    FNV_START,
     OTHER,
     SPACE,
     Floats,
@@ -28,14 +26,13 @@ from dselect.kernels.words import (
 
 # columns of what is counted
 (_WORDS, _LETTERS, _SQUARES, _LONG, _LONGER, _SHORT, _SYLLABLES, _COMPLEX, _SENTENCES, _SENTENCE_SQUARES,
- _LONGEST, _CAPITALS, _DISTINCT, _ONCE, _COMMAS, _QUOTES, _COLONS, _BRACKETS, _QUESTIONS, _EXCLAMATIONS,
- _APOSTROPHES, _DASHES, _LINES, _DIGITS, _UPPER, _SYMBOLS, _FOREIGN, _POINTS) = range(28)  # fmt: skip
+ _LONGEST, _CAPITALS, _COMMAS, _QUOTES, _COLONS, _BRACKETS, _QUESTIONS, _EXCLAMATIONS, _APOSTROPHES, _DASHES, _LINES,
+ _DIGITS, _UPPER, _SYMBOLS, _FOREIGN, _POINTS) = range(26)  # fmt: skip
 
 NAMES = (
-    "log words", "log sentences", "mean word length", "deviation of word lengths", "words of 7 letters or more",
-    "words of 10 letters or more", "words of 3 letters or fewer", "syllables a word", "words of 3 syllables or more",
-    "log words a sentence", "deviation of sentence lengths", "log longest sentence", "capitals inside sentences",
-    "distinct words", "distinct words a root of words", "words that come once", "commas", "quotation marks",
+    "mean word length", "deviation of word lengths", "words of 7 letters or more", "words of 10 letters or more",
+    "words of 3 letters or fewer", "syllables a word", "words of 3 syllables or more", "log words a sentence",
+    "deviation of sentence lengths", "log longest sentence", "capitals inside sentences", "commas", "quotation marks",
     "colons and semicolons", "brackets", "question marks", "exclamation marks", "apostrophes", "dashes",
     "log words a line", "digits", "upper case", "other symbols", "beyond ASCII",
 )  # fmt: skip
@@ -77,29 +74,13 @@ def _ends_sentence(point: Any) -> Any:
     return found
 
 
-@njit(types.void(types.uint64[::1], types.int64, types.int64[::1]), cache=True, nogil=True)
-def _variety(hashes: Any, count: Any, row: Any) -> None:
-    """Count the distinct words and those that come once; the hashes are put in order."""
-    found = np.sort(hashes[:count])
-    run = 0
-    for i in range(count):
-        run += 1
-        if i + 1 == count or found[i + 1] != found[i]:
-            row[_DISTINCT] += 1
-            row[_ONCE] += run == 1
-            run = 0
-
-
 @njit(_COUNT, cache=True, nogil=True)
 def _count(data: Any, ends: Any, classes: Any, found: Any) -> None:  # noqa: PLR0915  a state machine in one piece
     """Count what a text is made of; after every text stands a line feed."""
-    hashes = np.empty(64, np.uint64)
     at = 0
     for document in range(len(ends)):
         row = found[document]
         last = ends[document] - 1
-        if last - at >= len(hashes):
-            hashes = np.empty(last - at + 1, np.uint64)
         inside = 0  # words of the sentence
         while at < last:
             first = data[at]
@@ -124,7 +105,7 @@ def _count(data: Any, ends: Any, classes: Any, found: Any) -> None:  # noqa: PLR
                         row[_LONGEST] = max(row[_LONGEST], inside)
                         inside = 0
                 continue
-            length, syllables, vowel, h = 0, 0, False, FNV_START
+            length, syllables, vowel = 0, 0, False
             row[_CAPITALS] += inside > 0 and 65 <= first <= 90
             while kind not in (SPACE, OTHER):  # the letters of one word
                 if point < 0x80:
@@ -132,17 +113,14 @@ def _count(data: Any, ends: Any, classes: Any, found: Any) -> None:  # noqa: PLR
                     row[_DIGITS] += 48 <= point <= 57
                     syllables += _VOWELS[point] and not vowel
                     vowel = _VOWELS[point]
-                    h = (h ^ np.uint64(point | 0x20)) * FNV_PRIME
                 else:
                     row[_FOREIGN] += 1
                     vowel = False
-                    h = (h ^ np.uint64(point)) * FNV_PRIME
                 length += 1
                 at += width(first)
                 first = data[at]
                 point = np.int64(first) if first < 0x80 else decode(data, at)
                 kind = classes[point]
-            hashes[row[_WORDS]] = h
             inside += 1
             row[_WORDS] += 1
             row[_LETTERS] += length
@@ -157,7 +135,6 @@ def _count(data: Any, ends: Any, classes: Any, found: Any) -> None:  # noqa: PLR
             row[_SENTENCES] += 1
             row[_SENTENCE_SQUARES] += inside * inside
             row[_LONGEST] = max(row[_LONGEST], inside)
-        _variety(hashes, row[_WORDS], row)
         at = ends[document]
 
 
@@ -173,29 +150,26 @@ def _derive(counts: Any, found: Any) -> None:
     for i in range(len(counts)):
         row, out = counts[i], found[i]
         words, sentences, points = max(row[_WORDS], 1), max(row[_SENTENCES], 1), max(row[_POINTS], 1)
-        out[0], out[1] = math.log(row[_WORDS] + 1.0), math.log(row[_SENTENCES] + 1.0)
-        out[2] = row[_LETTERS] / words
-        out[3] = _deviation(row[_LETTERS], row[_SQUARES], words)
-        out[4], out[5], out[6] = row[_LONG] / words, row[_LONGER] / words, row[_SHORT] / words
-        out[7], out[8] = row[_SYLLABLES] / words, row[_COMPLEX] / words
-        out[9] = math.log(words / sentences + 1.0)
-        out[10] = math.log(_deviation(row[_WORDS], row[_SENTENCE_SQUARES], sentences) + 1.0)
-        out[11] = math.log(row[_LONGEST] + 1.0)
-        out[12] = row[_CAPITALS] / words
-        out[13], out[14] = row[_DISTINCT] / words, row[_DISTINCT] / math.sqrt(words)
-        out[15] = row[_ONCE] / words
+        out[0] = row[_LETTERS] / words
+        out[1] = _deviation(row[_LETTERS], row[_SQUARES], words)
+        out[2], out[3], out[4] = row[_LONG] / words, row[_LONGER] / words, row[_SHORT] / words
+        out[5], out[6] = row[_SYLLABLES] / words, row[_COMPLEX] / words
+        out[7] = math.log(words / sentences + 1.0)
+        out[8] = math.log(_deviation(row[_WORDS], row[_SENTENCE_SQUARES], sentences) + 1.0)
+        out[9] = math.log(row[_LONGEST] + 1.0)
+        out[10] = row[_CAPITALS] / words
         for j in range(_COMMAS, _DASHES + 1):
-            out[16 + j - _COMMAS] = row[j] / words
-        out[24] = math.log(words / (row[_LINES] + 1.0) + 1.0)
-        out[25], out[26] = row[_DIGITS] / points, row[_UPPER] / points
-        out[27], out[28] = row[_SYMBOLS] / points, row[_FOREIGN] / points
+            out[11 + j - _COMMAS] = row[j] / words
+        out[19] = math.log(words / (row[_LINES] + 1.0) + 1.0)
+        out[20], out[21] = row[_DIGITS] / points, row[_UPPER] / points
+        out[22], out[23] = row[_SYMBOLS] / points, row[_FOREIGN] / points
 
 
 def style_statistics(texts: Sequence[bytes]) -> Floats:
-    """Return the statistics that NAMES names, of every UTF-8 text: float64 (n, 29)."""
+    """Return the statistics that NAMES names, of every UTF-8 text: float64 (n, 24)."""
     data = np.frombuffer(b"".join([text + b"\n" for text in texts]), np.uint8)
     ends = np.cumsum(np.fromiter((len(text) + 1 for text in texts), np.int64, len(texts)))
-    counts = np.zeros((len(texts), 28), np.int64)
+    counts = np.zeros((len(texts), 26), np.int64)
     _count(data, ends, letter_classes(), counts)
     found = np.empty((len(texts), len(NAMES)))
     _derive(counts, found)

@@ -6,8 +6,8 @@ theirs, weighted by their words (Wettig et al. 2024, section 3.3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,13 +36,16 @@ WINDOW = 512  # words
 LONGEST = 2  # words of an n-gram
 BUCKETS = 1 << 18
 LEAST_WINDOWS = 2  # of what is judged must have an n-gram for it to have a weight
+SHRINK = 30  # words of the mean judged text that stand beside every text: a short one cannot win by luck
 MOST = 4.0  # deviations from the mean that a statistic counts for
 FLOOR = 1e-9  # a deviation is not less: what is constant says nothing
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
-_GOPHER = ("hash_ratio", "ellipsis_ratio", "bullet_lines", "ellipsis_lines", "alphabetic_words", "stop_words")
+# None of them is the length of a text or the variety of its words, which falls with length: what was judged is of one
+# length as a rule, and what is scored is not.
+_GOPHER = ("hash_ratio", "ellipsis_ratio", "bullet_lines", "ellipsis_lines", "alphabetic_words")
 _DSIR = ("dsir_top_word", "dsir_other_than_stop_words")
 _REPETITION = ("duplicate_lines", "top_2_gram", "top_3_gram", "top_4_gram", "duplicate_5_grams", "duplicate_10_grams")
 STATISTICS = (*NAMES, *_GOPHER, *_DSIR, *_REPETITION)
@@ -69,8 +72,8 @@ class Settings:
 class Counted:
     """What is known of texts before anything is learnt: n-grams and words of their windows, and dense columns.
 
-    statistics: float64 (windows, 43); vectors: float64 (windows, d), d is 0 without an encoder.
-    owner: int64 (windows,), whose each is; share: float64 (windows,), what it counts for.
+    statistics: float64 (windows, 37); vectors: float64 (windows, d), d is 0 without an encoder.
+    owner: int64 (windows,), whose each is; share: float64 (windows,), what it counts for; sizes: int64 (texts,), words.
     """
 
     bags: Rows
@@ -79,41 +82,43 @@ class Counted:
     vectors: Floats
     owner: Ints
     share: Floats
-    count: int
+    sizes: Ints
 
     @classmethod
     def of(cls, texts: Sequence[str], encoder: Encoder | None = None) -> Counted:
         """Count, and encode."""
-        pieces, owner, share = cut(text.encode() for text in texts)
+        pieces, owner, share, sizes = cut(text.encode() for text in texts)
         bags, words = count_bags(pieces, LONGEST, BUCKETS), count_bags(pieces, 1, BUCKETS)
-        return cls(bags, words, statistics(pieces), _vectors(pieces, encoder), owner, share, len(texts))
+        return cls(bags, words, statistics(pieces), _vectors(pieces, encoder), owner, share, sizes)
 
     def take(self, texts: Ints) -> Counted:
         """Return what is known of some of the texts."""
-        place = np.full(self.count, -1, np.int64)
+        place = np.full(len(self.sizes), -1, np.int64)
         place[texts] = np.arange(len(texts))
         at = np.flatnonzero(place[self.owner] >= 0)
         return Counted(
             self.bags.take(at), self.words.take(at), self.statistics[at], self.vectors[at],
-            place[self.owner[at]], self.share[at], len(texts),
+            place[self.owner[at]], self.share[at], self.sizes[texts],
         )  # fmt: skip
 
 
-def cut(texts: Any) -> tuple[list[bytes], Ints, Floats]:
-    """Return the windows of texts, whose each is, and what it counts for: its share of the text's words."""
+def cut(texts: Iterable[bytes]) -> tuple[list[bytes], Ints, Floats, Ints]:
+    """Return the windows of texts, whose each is, its share of the text's words, and how many words each text has."""
     pieces: list[bytes] = []
     owner: list[int] = []
     share: list[float] = []
+    sizes: list[int] = []
     for number, text in enumerate(texts):
         found, words = windows(text, WINDOW)
         pieces += found
         owner += [number] * len(found)
-        share += [count / sum(words) for count in words] if len(found) > 1 else [1.0]
-    return pieces, np.array(owner, np.int64), np.array(share, np.float64)
+        sizes.append(sum(words))
+        share += [count / sizes[-1] for count in words] if len(found) > 1 else [1.0]
+    return pieces, np.array(owner, np.int64), np.array(share, np.float64), np.array(sizes, np.int64)
 
 
 def statistics(pieces: Sequence[bytes]) -> Floats:
-    """Return the statistics that STATISTICS names: float64 (n, 43)."""
+    """Return the statistics that STATISTICS names: float64 (n, 37)."""
     texts = [piece.decode() for piece in pieces]
     named = {**gopher_statistics(texts), **dsir_statistics(texts), **repetition_statistics(texts)}
     columns = [np.asarray(named[name], np.float64) for name in (*_GOPHER, *_DSIR, *_REPETITION)]
@@ -130,13 +135,15 @@ class View:
     """How texts are seen: learnt from texts without judgments.
 
     idf: float64 (buckets,) of n-grams; having: uint32 (buckets,), in how many windows each word is; mean and deviation:
-    float64 (49 + d,), of dense columns: statistics, how common the words are, and vectors.
+    float64 (43 + d,), of dense columns: statistics, how common the words are, and vectors. centre: float64, the mean
+    row of what it was learnt from, n-grams before dense columns; nothing where it was read from a file.
     """
 
     idf: Floats
     having: Counts
     mean: Floats
     deviation: Floats
+    centre: Floats = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def of(cls, counted: Counted) -> View:
@@ -146,15 +153,17 @@ class View:
         words = np.bincount(counted.words.columns, minlength=BUCKETS).astype(np.uint32)
         found = cls(idf, words, np.zeros(0), np.zeros(0))
         dense = found.dense(counted, own=True)
-        return replace(found, mean=dense.mean(axis=0), deviation=np.maximum(dense.std(axis=0), FLOOR))
+        found = replace(found, mean=dense.mean(axis=0), deviation=np.maximum(dense.std(axis=0), FLOOR))
+        rows = found.rows(counted, Settings(1.0, 1.0, 1.0), own=True)
+        return replace(found, centre=rows.transposed_times(np.full(len(rows), 1 / max(len(rows), 1))))
 
     def dense(self, counted: Counted, *, own: bool) -> Floats:
-        """Return the dense columns of windows: float64 (windows, 49 + d). own: it was learnt from these."""
+        """Return the dense columns of windows: float64 (windows, 43 + d). own: it was learnt from these."""
         common = commonness(counted.words, self.having, STEPS, own=own)
         return np.ascontiguousarray(np.concatenate([counted.statistics, common, counted.vectors], axis=1))
 
-    def design(self, counted: Counted, settings: Settings, *, own: bool) -> Design:
-        """Return texts as this view has them, n-grams before dense columns. own: it was learnt from these."""
+    def rows(self, counted: Counted, settings: Settings, *, own: bool) -> Rows:
+        """Return windows as this view has them, n-grams before dense columns, weighted by the settings."""
         rows = scaled(counted.bags, self.idf)
         known = np.cumsum(self.idf > 0) - 1  # columns without those of n-grams that nobody has
         rows = replace(
@@ -164,17 +173,30 @@ class View:
             width=int(known[-1]) + 1,
         )
         z = np.clip((self.dense(counted, own=own) - self.mean) / self.deviation, -MOST, MOST)
-        return Design(beside(rows, z * settings.scales(z.shape[1])), counted.owner, counted.share, counted.count)
+        return beside(rows, z * settings.scales(z.shape[1]))
+
+    def design(self, counted: Counted, settings: Settings, *, own: bool) -> Design:
+        """Return texts as this view has them. own: it was learnt from these."""
+        rows = self.rows(counted, settings, own=own)
+        width = len(self.mean)
+        scales = np.concatenate([np.full(rows.width - width, settings.ngrams), settings.scales(width)])
+        return Design(rows, self.centre * scales, counted.owner, counted.share, certainty(counted.sizes))
+
+
+def certainty(sizes: Ints) -> Floats:
+    """Return what the ratings of texts of so many words are multiplied by: float64 (n,), n / (n + 30)."""
+    return np.asarray(sizes / (sizes + SHRINK))
 
 
 @dataclass(frozen=True)
 class Design:
-    """Texts as means of the rows of their windows."""
+    """Texts as means of the rows of their windows, less the mean row of all, the more certain the longer they are."""
 
     rows: Rows
+    centre: Floats
     owner: Ints
     share: Floats
-    count: int
+    certainty: Floats
 
     @property
     def width(self) -> int:
@@ -182,22 +204,24 @@ class Design:
         return self.rows.width
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.certainty)
 
     def times(self, weights: Floats) -> Floats:
         """Return every text's score: float64 (texts,)."""
-        return np.asarray(np.bincount(self.owner, self.share * self.rows.times(weights), self.count), np.float64)
+        scores = np.bincount(self.owner, self.share * self.rows.times(weights), len(self))
+        return np.asarray(self.certainty * (scores - (self.centre * weights).sum()))
 
     def transposed_times(self, weights: Floats) -> Floats:
         """Return the sum of the texts' rows, each times its weight."""
-        return self.rows.transposed_times(self.share * weights[self.owner])
+        sure = self.certainty * weights
+        return np.asarray(self.rows.transposed_times(self.share * sure[self.owner]) - self.centre * sure.sum())
 
 
 class LinearRater:
-    """Ratings of texts by one or several criteria, in units of log-odds; the mean judged text has 0.
+    """Ratings of texts by one or several criteria, in log-odds; what is like the mean judged text has 0.
 
     encoder: what makes vectors of windows; None for none. `ngrams_`, float64 (buckets, criteria), and `dense_`, float64
-    (49 + d, criteria), are weights; `offsets_`, (criteria,), is what is subtracted.
+    (43 + d, criteria), are weights; `offsets_`, (criteria,), is what is subtracted.
     """
 
     def __init__(self, criteria: Sequence[str], encoder: Encoder | None = None) -> None:
@@ -220,7 +244,7 @@ class LinearRater:
             weights = bradley_terry.fit(design, one, label, how.ridge)
             self.ngrams_[known, i] = weights[: len(known)] * how.ngrams
             self.dense_[:, i] = weights[len(known) :] * how.scales(width)
-            self.offsets_[i] = float(design.times(weights)[np.unique(one)].mean())
+            self.offsets_[i] = float((design.centre * weights).sum())
         self.view_, self.settings_ = view, tuple(settings)
         return self
 
@@ -238,7 +262,7 @@ class LinearRater:
         if self.view_ is None:
             raise NotFitted("this rater has not been fitted")
         view = self.view_
-        pieces, owner, share = cut(texts)
+        pieces, owner, share, sizes = cut(texts)
         sums = np.zeros((len(pieces), len(self.criteria)))
         for start in range(0, len(pieces), TOGETHER):
             few = pieces[start : start + TOGETHER]
@@ -246,10 +270,9 @@ class LinearRater:
             common = commonness(count_bags(few, 1, BUCKETS), view.having, STEPS, own=False)
             dense = np.ascontiguousarray(np.concatenate([statistics(few), common, _vectors(few, self.encoder)], axis=1))
             add_standardized(dense, view.mean, view.deviation, MOST, self.dense_, sums[start : start + TOGETHER])
-        columns = [
-            np.bincount(owner, share * sums[:, i], len(texts)) - self.offsets_[i] for i in range(len(self.criteria))
-        ]
-        return np.stack(columns, axis=1)
+        columns = [np.bincount(owner, share * column, len(texts)) for column in sums.T]
+        rated = (np.stack(columns, axis=1) - self.offsets_) * certainty(sizes)[:, None]
+        return np.asarray(rated + 0.0)  # no -0.0
 
     def to_bytes(self) -> bytes:
         """Return the fitted rater as one safetensors file."""

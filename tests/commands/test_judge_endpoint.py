@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from dselect.cli import app
 from dselect.endpoint import Endpoint, Refused, address_of
 from dselect.errors import DselectError, UsageError
 from dselect.judging import QUESTIONS, Answers, Bias, Votes, criterion_of, judgment, vote
@@ -358,5 +359,7 @@ def test_answers_that_are_none_are_refused_by_line(tmp_path):
         (["--endpoint", "http://u:p@x/v1", "--model", "m"], "the key comes from $DSELECT_API_KEY"),
     ],
 )
-def test_what_makes_no_sense_is_wrong_usage(options, said, dselect, pool):
-    assert said in dselect("judge", pool, *options, status=2).stderr
+def test_what_makes_no_sense_is_wrong_usage(options, said, pool):
+    with pytest.raises(UsageError) as refused:
+        app(args=["judge", str(pool), *options, "-o", "never.jsonl"], prog_name="dselect")
+    assert said in str(refused.value)

@@ -6,12 +6,13 @@ import random
 import numpy as np
 import pytest
 
+from dselect.cli import app
 from dselect.commands.qurating import open_rater
 from dselect.errors import DselectError
 from dselect.judgments import Comparisons, Judgment, Labels, read
 from dselect.kernels.sparse import Rows, beside, commonness, count_bags, scaled, score_bags
 from dselect.kernels.style import NAMES, style_statistics
-from dselect.models.rater import STATISTICS, Counted, LinearRater, Settings, statistics
+from dselect.models.rater import STATISTICS, Counted, LinearRater, Settings, View, certainty, statistics
 from dselect.rating import HeldOut, choose, folds_of, learn, split
 from tests.conftest import COOKING, LAW, make_pool, read_bytes, write_records
 
@@ -124,10 +125,13 @@ def test_selection_samples_within_domains_as_everywhere(run):
         (["--judgments", "j.jsonl.zst", "--plain-bt", "--keep", "3"], "writes all it rates", 2),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_a_line(options, said, status, run):
-    failed = run(*options, status=status)
-    assert said in failed.stderr
-    assert failed.stderr.count("\n") == 1
+def test_what_makes_no_sense_is_refused_in_a_line(options, said, status, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(DselectError) as refused:
+        app(args=["qurating", "pool.jsonl.zst", *options, "-o", "never.jsonl"], prog_name="dselect")
+    assert said in str(refused.value)
+    assert refused.value.exit_code == status
+    assert not (folder / "never.jsonl").exists()
 
 
 def test_a_damaged_rater_is_refused(folder, tmp_path):
@@ -184,7 +188,7 @@ def test_no_text_is_learnt_from_and_tried_on():
     folds = folds_of(comparisons, 0)
     total = 0
     for fold in split(counted, comparisons, folds):
-        assert fold.known.count + fold.unseen.count <= len(comparisons.texts)
+        assert len(fold.known.sizes) + len(fold.unseen.sizes) <= len(comparisons.texts)
         total += len(fold.test_p)
     sides = folds[comparisons.pairs]
     assert total == int((sides[:, 0] == sides[:, 1]).sum())
@@ -256,25 +260,36 @@ def test_a_long_text_is_the_mean_of_its_windows_by_their_words():
     texts = [r["text"] for r in make_pool(30)]
     pairs = np.array([[i, i + 1] for i in range(0, 30, 2)])
     rater = LinearRater(["x"]).fit(Counted.of(texts), [pairs], [np.ones(15)], [Settings()])
-    first, second = rater.rate([piece.encode() for piece in pieces])[:, 0]
-    rest = len(words) - 512
-    assert rater.rate([" ".join(words).encode()])[0, 0] == pytest.approx(
-        (512 * first + rest * second) / (512 + rest), abs=1e-2
-    )
+    sizes = np.array([512, len(words) - 512])
+    plain = rater.rate([piece.encode() for piece in pieces])[:, 0] / certainty(sizes)
+    expected = np.average(plain, weights=sizes) * certainty(sizes.sum())
+    assert rater.rate([" ".join(words).encode()])[0, 0] == pytest.approx(expected, abs=1e-9)
+    assert rater.rate([b"", b" \n"]).tolist() == [[0.0], [0.0]]
+
+
+def test_a_design_s_products_are_those_of_rows_less_their_mean_times_what_is_sure():
+    counted = Counted.of([r["text"] for r in make_pool(12)] + ["a " * 700])
+    view, settings = View.of(counted), Settings(0.5, 0.2)
+    design = view.design(counted, settings, own=True)
+    rows = np.stack([design.rows.times(unit) for unit in np.eye(design.width)], axis=1)
+    assert rows.mean(axis=0) == pytest.approx(design.centre, abs=1e-12)
+    full = np.stack([(design.share * (design.owner == i)) @ rows for i in range(13)]) - design.centre
+    full *= (counted.sizes / (counted.sizes + 30))[:, None]
+    random_ = np.random.default_rng(0)
+    right, left = random_.normal(size=design.width), random_.normal(size=13)
+    assert design.times(right) == pytest.approx(full @ right)
+    assert design.transposed_times(left) == pytest.approx(full.T @ left)
 
 
 def test_statistics_are_what_their_names_say():
     text = 'The cat sat. It was on a Mat, wasn\'t it? Extraordinarily!\n("So" it goes; 42)'
     found = dict(zip(NAMES, style_statistics([text.encode()])[0].tolist(), strict=True))
     words = "The cat sat It was on a Mat wasn t it Extraordinarily So it goes 42".split()
-    assert found["log words"] == pytest.approx(np.log(1 + len(words)))
     assert found["mean word length"] == pytest.approx(np.mean([len(w) for w in words]))
     assert found["deviation of word lengths"] == pytest.approx(np.std([len(w) for w in words]))
-    assert found["log sentences"] == pytest.approx(np.log(1 + 4))
+    assert found["log words a sentence"] == pytest.approx(np.log(1 + 16 / 4))
     assert found["log longest sentence"] == pytest.approx(np.log(1 + 8))
     assert found["words of 10 letters or more"] == 1 / 16
-    assert found["words that come once"] == pytest.approx(13 / 16)
-    assert found["distinct words"] == pytest.approx(14 / 16)
     assert found["capitals inside sentences"] == 1 / 16
     assert found["syllables a word"] == pytest.approx(
         (1 + 1 + 1 + 1 + 1 + 1 + 1 + 1 + 1 + 1 + 1 + 6 + 1 + 1 + 1 + 1) / 16
