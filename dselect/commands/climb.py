@@ -34,6 +34,7 @@ from dselect.options import (
     RunOptions,
     Tokens,
 )
+from dselect.pipeline import is_folder
 from dselect.pool import Counts, Pool
 from dselect.portions import Held, portions, write_portions
 from dselect.proxies import CommandProxy, NgramProxy, TransformerProxy
@@ -316,12 +317,16 @@ def command(
       dselect climb pool.jsonl.zst --within source --target target.jsonl.zst --rounds 16,8 --save mixture.json
     """
     if runs:
+        if pool.paths or target or divided.within or divided.clusters or keep:
+            raise UsageError("--runs was measured elsewhere: it needs no pool, target, domains or --keep")
         _from_runs(run, runs, loss, predictor, save, -1.0 if maximise else 1.0)
         return
     counts = _rounds(rounds)
     budget = Budget.parse(keep) if keep else None
     if output.output and budget is None:
         raise UsageError("-o writes a sample of the pool", way_out="--keep BUDGET says how much")
+    if output.output and is_folder(output.output):
+        raise UsageError("climb writes one sample, not a file for each input", way_out="-o FILE")
     if (proxies.proxy_command is None) == (not target):
         raise UsageError("climb needs either --target FILE to serve or --proxy-command to measure with")
     divided.check()

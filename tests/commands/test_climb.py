@@ -185,7 +185,8 @@ def _words(pid):
         (["--within", "source", "--target", "target.jsonl.zst", "--budget", "9"], 2, "no amount of bytes"),
         (["--within", "source", "--target", "target.jsonl.zst", "--keep", "9MB"], 1, "more than 4 times the pool"),
         (["--within", "source", "--target", "gone.jsonl"], 1, "gone.jsonl"),
-        (["--runs", "r.csv"], 2, "--loss the column"),
+        (["--within", "source", "--target", "target.jsonl.zst", "--keep", "9", "-o", "x/"], 2, "one sample"),
+        (["--runs", "r.csv"], 2, "it needs no pool"),
     ],
 )
 def test_what_cannot_be_searched_is_said_in_one_line(options, status, told, dselect, pool, target):
@@ -198,6 +199,7 @@ def test_a_pool_of_one_domain_has_nothing_to_mix(dselect, target, tmp_path):
     write_records(tmp_path / "one.jsonl", [{"text": "x y z", "source": "a"}] * 9)
     failed = dselect("climb", "one.jsonl", "--within", "source", "--target", target, status=1)
     assert "nothing to mix" in failed.stderr
+    assert "--loss the column" in dselect("climb", "--runs", "one.jsonl", status=2).stderr
 
 
 def test_domains_are_made_of_clusters_and_the_mixture_carries_them(dselect, pool, target, tmp_path):
