@@ -3,9 +3,9 @@
 python tests/bench/mixtures.py FOLDER [ngram|transformer|proxy] [TARGET...]
 
 The folder is that of `make evaluation`. Mixtures are found on half of a target and tested on the other half, after
-training on 2 MB, or on all of the best domain where it holds less: nothing is repeated. The best domain is the one that the
-n-gram proxy likes best on the first half. `proxy` adds a climb on
-the transformer: 16, 8 and 4 mixtures, 200 steps each. Files go to build/mixtures.
+training on 2 MB, or on all of the best domain where it holds less: nothing is repeated. The best domain is the one that
+the n-gram proxy likes best on the first half. `proxy` adds a climb on the transformer: 16, 8 and 4 mixtures, 200 steps
+each. Files go to build/mixtures.
 """
 
 import importlib.util
