@@ -47,6 +47,7 @@ SELECTIONS = {
     "zipfit_gzip": "zipfit POOL --target FIT --compressor gzip:6 --target-sample 16",
     "zipfit": "zipfit POOL --target FIT",
     "classify": "classify POOL --positive FIT",
+    "climb": "climb POOL --within source --target FIT --max-repeats 1",
     "preselect": "preselect POOL --losses LOSSES --ability ABILITIES",
     "qurating": "qurating POOL --judgments JUDGMENTS --confidence 0 --sample",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -23,7 +23,7 @@ CANDIDATES = 100_000  # mixtures whose loss is predicted, half of them around th
 BEST = 128  # of them the next are drawn from at least so many (CLIMB); the mean of so many is RegMix's answer
 _STRENGTHS = np.exp(np.linspace(np.log(0.1), np.log(5.0), 15))
 _ENOUGH = 100  # candidates for each mixture of the first round
-_BATCHES = 40  # of candidates that are tried to come below the caps
+_SURE = 2000  # of the best candidates, how sure their prediction is counts too
 _NEAR = 16  # measured mixtures that others are drawn between and around
 _CONCENTRATIONS = (np.log(5.0), np.log(500.0))
 
@@ -33,8 +33,8 @@ PredictorName = Literal["gp", "ridge", "lightgbm", "auto"]
 class WeightSearch:
     """The search of Nemotron-CLIMB (Diao et al. 2025): each round is drawn from what the points so far say is best.
 
-    Half of the candidates are around the prior, as published; half are between the best measured and around them: in
-    twenty domains draws from a prior hardly come near an optimum.
+    Half of the candidates are around the prior, as published; half are between the best measured and around them, for
+    in twenty domains draws from a prior hardly come near an optimum; and each domain alone is one.
 
     prior: float64 (d,), shares of the domains that the first draws are made around. `weights_`, `losses_`: what was
     told.
@@ -86,18 +86,21 @@ class WeightSearch:
         return np.asarray(self.weights_[int(self.losses_.argmin())])
 
     def best_predicted(self) -> Floats:
-        """Return the mixture that promises the lowest loss: float64 (d,); of the candidates, and RegMix's answer."""
-        found = self._candidates(self._draws("best"))
-        fitted = self.fitted()
-        order = np.argsort(fitted.predict(found), kind="stable")
-        found = rounded(np.stack([found[order[0]], found[order[:BEST]].mean(axis=0)]))
-        return np.asarray(found[int(fitted.predict(found).argmin())])
+        """Return the mixture whose loss promises to be low even one deviation above what is expected: float64 (d,).
+
+        Of the best candidates by expectation, and the mean of the 128 best of them, which is RegMix's answer.
+        """
+        found, fitted = self._candidates(self._draws("best")), self.fitted()
+        best = found[np.argsort(fitted.predict(found), kind="stable")[:_SURE]]
+        best = _different(rounded(np.concatenate([best[:BEST].mean(axis=0)[None], best])))
+        return np.asarray(best[int((fitted.predict(best) + fitted.deviations(best)).argmin())])
 
     def _candidates(self, draw: np.random.Generator) -> Floats:
         wide = next_draws(self.prior, self.caps, CANDIDATES // 2, draw)
         best = self.weights_[np.argsort(self.losses_, kind="stable")[:_NEAR]]
         near = near_draws(0.95 * best + 0.05 * self.prior, self.caps, CANDIDATES // 2, draw)
-        return np.concatenate([wide, near])
+        alone = within_caps((np.eye(len(self.prior)) + 1e-3 * self.prior) / (1 + 1e-3), self.caps)[self.prior > 0]
+        return np.concatenate([wide, near, alone])
 
     def _draws(self, purpose: str) -> np.random.Generator:
         key = hashlib.blake2b(f"{self.seed}\0climb {purpose}\0{len(self.losses_)}".encode(), digest_size=16).digest()
@@ -136,13 +139,13 @@ def best_predictor(weights: Floats, losses: Floats) -> predictors.Name:
 def first_draws(prior: Floats, caps: Floats, count: int, draw: np.random.Generator) -> Floats:
     """Return mixtures drawn around a prior as Nemotron-CLIMB does: float64 (count, d).
 
-    From Dirichlet(strength · √prior, normalised), the strength one of 15 from 0.1 to 5; those above a cap are rejected;
-    rounded, without duplicates, a random choice of a hundred times as many.
+    From Dirichlet(strength · √prior, normalised), the strength one of 15 from 0.1 to 5; rounded, without duplicates, a
+    random choice of a hundred times as many. What is above a cap goes to the others (in CLIMB such draws are rejected,
+    and with them nearly all that give a small domain any weight).
     """
     around = np.sqrt(prior) / np.sqrt(prior).sum()
-    wanted = _ENOUGH * count
-    strengths = _STRENGTHS[draw.integers(0, len(_STRENGTHS), (_BATCHES, wanted))]
-    found = _different(rounded(_below((dirichlet(around * row[:, None], draw) for row in strengths), caps, wanted)))
+    strengths = _STRENGTHS[draw.integers(0, len(_STRENGTHS), _ENOUGH * count)]
+    found = _different(rounded(within_caps(dirichlet(around * strengths[:, None], draw), caps)))
     if len(found) < count:
         raise DselectError(
             f"only {len(found)} different mixtures for a round of {count}", way_out="smaller --rounds, or more domains"
@@ -152,7 +155,7 @@ def first_draws(prior: Floats, caps: Floats, count: int, draw: np.random.Generat
 
 def next_draws(prior: Floats, caps: Floats, count: int, draw: np.random.Generator) -> Floats:
     """Return `count` mixtures from Dirichlet(prior), whose parameters sum to 1: float64 (count, d)."""
-    return _below((dirichlet(np.tile(prior, (count, 1)), draw) for _ in range(_BATCHES)), caps, count)
+    return within_caps(dirichlet(np.tile(prior, (count, 1)), draw), caps)
 
 
 def near_draws(best: Floats, caps: Floats, count: int, draw: np.random.Generator) -> Floats:
@@ -160,42 +163,32 @@ def near_draws(best: Floats, caps: Floats, count: int, draw: np.random.Generator
     one, other = best[draw.integers(0, len(best), (2, count))]
     along = draw.random((count, 1))
     strengths = np.exp(draw.uniform(*_CONCENTRATIONS, (count, 1)))
-    return _below([dirichlet(strengths * (along * one + (1 - along) * other), draw)], caps, count)
+    return within_caps(dirichlet(strengths * (along * one + (1 - along) * other), draw), caps)
 
 
-def _below(batches: Any, caps: Floats, wanted: int) -> Floats:
-    """Return mixtures that keep to the caps: those that do by themselves, and where these are too few, others cut.
+def within_caps(weights: Floats, caps: Floats) -> Floats:
+    """Return weights cut to the caps; what is cut goes to the other domains in proportion to their weights.
 
-    Of these, what is above a cap is shared out among the other domains.
+    Again and again, until none is above its cap; where the others have no weight, in proportion to the room they have.
     """
-    found: list[Floats] = []
-    others: list[Floats] = []
-    held = 0
-    for batch in batches:
-        kept = (batch <= caps + 1e-12).all(axis=1)
-        found.append(batch[kept])
-        held += int(kept.sum())
-        if held >= wanted:
-            break
-        if not others:
-            others.append(batch[~kept])
-    if held < wanted:
-        found.append(shared_out(others[0][: wanted - held], caps))
-    return np.concatenate(found)[:wanted]
+    found, full = weights.copy(), np.zeros(weights.shape, bool)
+    rows = np.flatnonzero((found > caps).any(axis=1))
+    while len(rows):
+        full[rows] |= found[rows] >= caps
+        fixed = np.where(full[rows], caps, 0.0)
+        open_ = np.where(full[rows], 0.0, weights[rows])
+        left, held = 1 - fixed.sum(axis=1), open_.sum(axis=1)
+        found[rows] = fixed + open_ * (left / np.maximum(held, 1e-300))[:, None] * (held > 0)[:, None]
+        rows = rows[(found[rows] > caps).any(axis=1)]
+    missing = np.maximum(1 - found.sum(axis=1, keepdims=True), 0.0)
+    room = np.maximum(caps - found, 0.0)
+    return np.asarray(found + room * missing / np.maximum(room.sum(axis=1, keepdims=True), 1e-300))
 
 
 def _different(weights: Floats) -> Floats:
     """Return every mixture once, in the order of their first appearance."""
     rows = np.ascontiguousarray(weights).view(np.dtype((np.void, weights.shape[1] * 8))).ravel()
     return weights[np.sort(np.unique(rows, return_index=True)[1])]
-
-
-def shared_out(weights: Floats, caps: Floats) -> Floats:
-    """Return weights cut to the caps, the excess given to domains below theirs, in proportion to the room they have."""
-    over = np.minimum(weights, caps)
-    room = caps - over
-    missing = 1 - over.sum(axis=1, keepdims=True)
-    return np.asarray(over + room * missing / np.maximum(room.sum(axis=1, keepdims=True), 1e-300))
 
 
 def dirichlet(alphas: Floats, draw: np.random.Generator) -> Floats:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -34,6 +35,7 @@ from dselect.options import (
     RunOptions,
     Tokens,
 )
+from dselect.pipeline import is_folder
 from dselect.pool import Counts, Pool
 from dselect.portions import Held, portions, write_portions
 from dselect.proxies import CommandProxy, NgramProxy, TransformerProxy
@@ -202,6 +204,25 @@ def trust(search: WeightSearch) -> dict[str, Any]:
     return {"predictor": name, "rank_correlation": checked.rank_correlation, "error": checked.error}
 
 
+def key_of(options: ProxyOptions, held: Held, targets: Sequence[Target], budget: int, seed: int) -> dict[str, Any]:
+    """Return what must agree for a measurement to be of the same thing."""
+    texts = sorted(text for target in targets for text in target.texts)
+    if options.proxy_command is not None:
+        proxy: dict[str, Any] = {"proxy": options.proxy_command}
+    elif options.proxy == "transformer":
+        proxy = {"proxy": "transformer", "steps": options.steps, "size": options.size}
+    else:
+        proxy = {"proxy": "ngram", "order": options.order}
+    return {
+        **proxy,
+        "budget": budget,
+        "seed": seed,
+        "targets": [target.name for target in targets] or ["loss"],
+        "texts": blake2b(b"\0".join(texts), digest_size=8).hexdigest(),
+        "domains": dict(zip(held.names, held.totals, strict=True)),
+    }
+
+
 def open_proxy(
     options: ProxyOptions,
     pool: Pool,
@@ -210,31 +231,17 @@ def open_proxy(
     targets: Sequence[Target],
     budget: int,
     run: RunOptions,
-) -> tuple[Proxy, dict[str, Any]]:
-    """Return what measures mixtures, and what must agree for a measurement to be of the same thing."""
+) -> Proxy:
+    """Return what measures mixtures."""
     texts = [target.texts for target in targets]
-    key: dict[str, Any] = {
-        "targets": [target.name for target in targets] or ["loss"],
-        "texts": blake2b(b"\0".join(sorted(text for one in texts for text in one)), digest_size=8).hexdigest(),
-        "domains": dict(zip(held.names, held.totals, strict=True)),
-        "budget": budget,
-        "seed": run.seed,
-    }
     if options.proxy_command is not None:
         jobs = run.jobs if run.asked else 1
-        proxy: Proxy = CommandProxy(
+        return CommandProxy(
             options.proxy_command, held.names, jobs, options.timeout, options.retries, pool.spool_folder
         )
-        return proxy, {"proxy": options.proxy_command, **key}
     if options.proxy == "transformer":
-        shape = {"steps": options.steps, "size": options.size}
-        proxy = TransformerProxy(pool, held, domains, texts, budget, options.steps, options.size, run.jobs)
-        return proxy, {"proxy": "transformer", **shape, **key}
-    return NgramProxy(pool, held, domains, texts, budget, options.order), {
-        "proxy": "ngram",
-        "order": options.order,
-        **key,
-    }
+        return TransformerProxy(pool, held, domains, texts, budget, options.steps, options.size, run.jobs)
+    return NgramProxy(pool, held, domains, texts, budget, options.order)
 
 
 @dataclass(frozen=True)
@@ -313,15 +320,19 @@ def command(
 
     \b
     Example:
-      dselect climb pool.jsonl.zst --within source --target target.jsonl.zst --rounds 16,8 --save mixture.json
+      dselect climb pool.jsonl.zst --within source --target target.jsonl.zst --rounds 8,4 --save mixture.json
     """
     if runs:
+        if pool.paths or target or divided.within or divided.clusters or keep:
+            raise UsageError("--runs was measured elsewhere: it needs no pool, target, domains or --keep")
         _from_runs(run, runs, loss, predictor, save, -1.0 if maximise else 1.0)
         return
     counts = _rounds(rounds)
     budget = Budget.parse(keep) if keep else None
     if output.output and budget is None:
         raise UsageError("-o writes a sample of the pool", way_out="--keep BUDGET says how much")
+    if output.output and is_folder(output.output):
+        raise UsageError("climb writes one sample, not a file for each input", way_out="-o FILE")
     if (proxies.proxy_command is None) == (not target):
         raise UsageError("climb needs either --target FILE to serve or --proxy-command to measure with")
     divided.check()
@@ -342,14 +353,12 @@ def command(
             total = spent if budget is None else budget.resolve(sum(wanted.totals))
             targets = read_targets(target or [], pool, run)
             search = WeightSearch(_prior(held), _caps(wanted, total, max_repeats), predictor, run.seed)
-            proxy, key = open_proxy(proxies, records, held, domains, targets, spent, run)
-            shares = np.array([one.weight for one in targets] or [1.0])
-            trials = Trials(Path(log) if log else None, key, held.names)
-            try:
+            key = key_of(proxies, held, targets, spent, run.seed)
+            with closing(Trials(Path(log) if log else None, key, held.names)) as trials:
+                proxy = open_proxy(proxies, records, held, domains, targets, spent, run)
+                shares = np.array([one.weight for one in targets] or [1.0])
                 setting = Setting(search, proxy, trials, shares / shares.sum(), -1.0 if maximise else 1.0)
                 found = climbed(setting, counts, _quiet if run.quiet else _say)
-            finally:
-                trials.close()
             facts: dict[str, Any] = {"proxy_budget": spent, "tried_before": trials.found, **found.facts}
             if save:
                 weights = dict(zip(held.names, found.answer.tolist(), strict=True))

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dselect.commands.mix import read_phases
+from dselect.errors import DselectError
 from dselect.mixing import budgets, capped, taken
+from dselect.mixtures import Mixture
 from tests.conftest import lines, make_pool, read_bytes, read_records, write_records
 
 WEIGHTS = {"cooking": 0.5, "code": 0.3, "law": 0.2}
@@ -150,28 +153,56 @@ def test_a_mixture_names_its_field_and_select_takes_it_as_quota(dselect, pool, t
     ("mixture", "options", "told"),
     [
         ('{"cooking": 1, "news": 1}', [], "no records of the domain 'news'"),
-        ('{"cooking": 0}', [], "not all zero"),
-        ('{"weights": {"cooking": 1}, "within": 3}', [], "its field is no name"),
-        ("[1]", [], "not an object of weights"),
         (json.dumps(WEIGHTS), ["--within", "topic"], 'no field "topic"'),
-        (json.dumps(WEIGHTS), ["--phases", "p.json", "-o", "o.jsonl"], "phase 2"),
-        (json.dumps(WEIGHTS), ["--phases", "gone.json", "-o", "o.jsonl"], "cannot read"),
-        (json.dumps(WEIGHTS), ["--phases", "q.json", "-o", "o.jsonl"], "'news' to upsample"),
+        (json.dumps(WEIGHTS), ["--phases", "p.json", "-o", "o.jsonl"], "'news' to upsample"),
     ],
 )
 def test_what_cannot_be_mixed_is_said_in_one_line(mixture, options, told, dselect, pool, tmp_path):
     (tmp_path / "m.json").write_text(mixture)
-    (tmp_path / "p.json").write_text('[{"share": 1}, {"share": -1}]')
-    (tmp_path / "q.json").write_text('[{"share": 1, "upsample": {"news": 2}}]')
+    (tmp_path / "p.json").write_text('[{"share": 1, "upsample": {"news": 2}}]')
     failed = dselect("mix", pool, "--weights", "m.json", "--keep", 9, "--within", "source", *options, status=1)
     assert told in failed.stderr
     assert failed.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"cooking": 0}', "not all zero"),
+        ('{"weights": {"cooking": 1}, "within": 3}', "its field is no name"),
+        ('{"weights": {"cooking": -1}}', "not an object of weights"),
+        ("[1]", "not an object of weights"),
+        ("{", "not JSON"),
+    ],
+)
+def test_a_file_that_holds_no_mixture_is_refused(text, told, tmp_path):
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(DselectError, match=told):
+        Mixture.read(str(tmp_path / "m.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[{"share": 1}, {"share": -1}]', "phase 2"),
+        ('[{"share": 1, "weight": {}}]', "phase 1"),
+        ('[{"share": 1, "weights": {"a": true}}]', "phase 1"),
+        ('[{"share": 0}]', "all 0"),
+        ("[]", "not a list of phases"),
+        ("x", "not JSON"),
+    ],
+)
+def test_a_file_that_holds_no_phases_is_refused(text, told, tmp_path):
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(DselectError, match=told):
+        read_phases(str(tmp_path / "p.json"))
+    with pytest.raises(DselectError, match="cannot read"):
+        read_phases(str(tmp_path / "gone.json"))
+
+
 def test_wrong_usage_is_told_apart(dselect, pool, weights, tmp_path):
     (tmp_path / "p.json").write_text('[{"share": 1}]')
     assert "--within FIELD" in dselect("mix", pool, "--weights", weights, "--keep", 9, status=2).stderr
-    assert "--weights" in dselect("mix", pool, "--keep", 9, status=2).stderr
     options = ["--weights", weights, "--keep", 9, "--within", "source"]
     assert "not a file for each input" in dselect("mix", pool, *options, "-o", "out/", status=2).stderr
     assert "numbered files" in dselect("mix", pool, *options, "--phases", "p.json", status=2).stderr
