@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,25 @@ from dselect.errors import DselectError, UsageError
 from dselect.selection import Budget
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+_BY = re.compile(r"(?P<minus>-?)(?P<name>.+?)(?::(?P<weight>\d+(?:\.\d+)?))?")
+
+
+@dataclass(frozen=True)
+class By:
+    """A field to rank by: its name, -1 where lower is better, its weight."""
+
+    name: str
+    sign: int = 1
+    weight: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> By:
+        """Read `dsir`, `dsir:2`, `-loss_x` or `-loss_x:0.5`."""
+        found = _BY.fullmatch(text)
+        if not found or (found["weight"] and float(found["weight"]) == 0):
+            raise UsageError(f"cannot read --by {text!r}", way_out="--by dsir, --by dsir:2, --by=-loss_x")
+        return cls(found["name"], -1 if found["minus"] else 1, float(found["weight"] or 1))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from dselect import draws, selection
-from dselect.choice import Choice, Cut, Kept, choose
+from dselect.choice import By, Choice, Cut, Kept, choose
 from dselect.console import Run
 from dselect.errors import DselectError, UsageError
 from dselect.options import ChoiceOptions, Option, OutputOptions, PoolOptions, RunOptions
@@ -28,26 +28,8 @@ from dselect.selection import Budget
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
-_BY = re.compile(r"(?P<minus>-?)(?P<name>.+?)(?::(?P<weight>\d+(?:\.\d+)?))?")
 _COST = re.compile(r"loss_|contamination")
 _LABEL = re.compile(r".*_cluster")
-
-
-@dataclass(frozen=True)
-class By:
-    """A field to rank by: its name, -1 where lower is better, its weight."""
-
-    name: str
-    sign: int = 1
-    weight: float = 1.0
-
-    @classmethod
-    def parse(cls, text: str) -> By:
-        """Read `dsir`, `dsir:2`, `-loss_x` or `-loss_x:0.5`."""
-        found = _BY.fullmatch(text)
-        if not found or (found["weight"] and float(found["weight"]) == 0):
-            raise UsageError(f"cannot read --by {text!r}", way_out="--by dsir, --by dsir:2, --by=-loss_x")
-        return cls(found["name"], -1 if found["minus"] else 1, float(found["weight"] or 1))
 
 
 def rank_by(fields: Sequence[By], columns: dict[str, Any], choice: Choice, combine: Literal["rank", "zscore"]) -> Kept:
