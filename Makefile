@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # The CPU build of this version comes before anything that depends on torch, or several GB of CUDA come along.
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-all test-lowest fuzz bench evaluation rating sweep lint docs neural clean
+.PHONY: demo test test-all test-lowest fuzz bench evaluation rating sweep lint docs site neural clean
 demo: $(VENV)/installed
 	$(BIN)/python docs/demo.py
 
@@ -61,6 +61,15 @@ $(VENV)/official/installed: | $(VENV)/installed
 # Write each command's --help into its page; the tests check that this was done.
 docs: $(VENV)/installed
 	$(BIN)/python docs/generate.py
+
+# The pages as a site, build/site/index.html.
+site: $(VENV)/site/installed
+	$(VENV)/site/bin/sphinx-build -q -W --keep-going -b html docs build/site
+
+$(VENV)/site/installed: | $(VENV)/installed
+	$(PYTHON) -m venv $(VENV)/site
+	$(VENV)/site/bin/pip install --quiet --disable-pip-version-check 'sphinx>=8' 'myst-parser>=4' 'furo>=2024.8'
+	touch $@
 
 # Select for real targets and train small language models on each selection; the tables go to docs/evaluation.md.
 # JUDGE=ngram takes minutes, transformer the better part of an hour; both leaves out the latter where torch is not there.

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -18,6 +18,8 @@ from dselect.evaluations import Cell, Comparison
 from dselect.markup import Html, join, rows, tag
 from dselect.pipeline import QUANTILES
 from dselect.pool import Counts
+from dselect.ranking import By
+from dselect.selection import combine
 from dselect.sketch import SAMPLE, spearman
 from dselect.survey import Example, Survey
 
@@ -40,8 +42,9 @@ class View:
     name: str
     pool: Survey
     selection: Survey | None
-    fields: list[str]  # the one that decided first
-    sign: int  # 1: higher is better
+    fields: list[str]  # those that decided first
+    by: list[By]  # those that decided
+    combine: str  # how, if there are several: rank or zscore
     cut: float | None
     spread: Json  # of the pool's scores, as the selection's manifest tells it
     within: str
@@ -61,11 +64,9 @@ class View:
         there = ~np.isnan(column)
         return column[there], column[there & self.inside], column[there & ~self.inside]
 
-    def examples(self) -> tuple[dict[str, list[int]], Floats]:
-        """Return which records to show, as positions in the pool's sample, under their headings; and their scores."""
-        score = self.pool.column(self.fields[0]) if self.fields else np.full(len(self.pool.keys), np.nan)
-        ranked = np.flatnonzero(~np.isnan(score))
-        ranked = ranked[np.lexsort((self.pool.keys[ranked], -self.sign * score[ranked]))]
+    def examples(self) -> dict[str, list[int]]:
+        """Return which records to show, as positions in the pool's sample, under their headings."""
+        ranked = self._ranking()
         found: dict[str, list[int]] = {}
         if len(ranked):
             if self.selection is not None:
@@ -79,7 +80,19 @@ class View:
             found["Dropped"] = np.flatnonzero(~self.inside)[: 2 * AROUND].tolist()
         else:
             found["Some records"] = list(range(min(2 * AROUND, len(self.pool.keys))))
-        return found, score
+        return found
+
+    def _ranking(self) -> Any:
+        """Return the positions that have what decided, best first."""
+        by = self.by or [By(name) for name in self.fields[:1]]
+        columns = [one.sign * self.pool.column(one.name) for one in by]
+        there = ~np.isnan(columns).any(axis=0) if columns else np.zeros(len(self.pool.keys), bool)
+        if not there.any():
+            return np.zeros(0, np.int64)
+        how: Literal["rank", "zscore"] = "zscore" if self.combine == "zscore" else "rank"
+        chosen, weights = [column[there] for column in columns], [one.weight for one in by]
+        score = chosen[0] if len(chosen) == 1 else combine(chosen, weights, how)
+        return np.flatnonzero(there)[np.lexsort((self.pool.keys[there], -score))]
 
 
 def records(view: View, show: Show) -> Html:
@@ -160,11 +173,14 @@ def _step(name: str, manifest: Json) -> list[Html]:
         read = ", ".join(str(entry["path"]) for entry in manifest["inputs"][:3])
         more = len(manifest["inputs"]) - 3
         read += f" and {more:,} more" if more > 0 else ""
-        files = [f"{option}: {entry['path']}" for option, found in manifest["files"].items() for entry in found[:3]]
+        files = [
+            f"{option}: {found[0]['path']}" + (f" and {len(found) - 1:,} more" if found[1:] else "")
+            for option, found in manifest["files"].items()
+        ]
         did = sentence(counts, summary, float(summary["seconds"]))
         end = f"seed {settings.get('seed')}, dselect {manifest['key']['dselect']}, {manifest['finished']}"
         line = shlex.join(["dselect", *map(str, manifest["argv"][1:])])
-        what = f"{manifest['key']['command']} read {read}"
+        what = f"{manifest['key']['command']}{' read ' if read else ''}{read}"
     except (LookupError, TypeError, ValueError, AttributeError):
         return [tag("b", Path(name).name), tag("p", "The manifest beside it cannot be understood.")]
     words = f"{what}: {did}. {'; '.join([*files, end])}."
@@ -336,7 +352,9 @@ def _repeats(view: View, show: Show) -> Html:
 
 
 def _examples(view: View, show: Show) -> Html:
-    chosen, score = view.examples()
+    chosen = view.examples()
+    shown = [one.name for one in view.by] or view.fields[:1]
+    scores = {name: view.pool.column(name) for name in shown}
     found = show(view.pool.keys[sorted({at for places in chosen.values() for at in places})])
     parts = []
     for heading, places in chosen.items():
@@ -345,7 +363,9 @@ def _examples(view: View, show: Show) -> Html:
         for at in places:
             example = found.get(int(view.pool.keys[at]))
             if example:
-                told = "" if np.isnan(score[at]) else f"{view.fields[0]} {score[at]:.4g}"
+                told = ", ".join(
+                    f"{name} {values[at]:.4g}" for name, values in scores.items() if not np.isnan(values[at])
+                )
                 parts.append(_article(example, told, inside=bool(view.inside[at])))
     return tag("div", *parts)
 

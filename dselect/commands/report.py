@@ -18,6 +18,7 @@ from dselect.evaluations import Evaluation, compare
 from dselect.markup import Html, page, tag
 from dselect.options import Argument, Option, RunOptions
 from dselect.pool import Counts, Pool
+from dselect.ranking import By
 from dselect.records.manifest import manifest_of, unchanged
 from dselect.records.reading import Source, discover
 from dselect.records.writing import publish
@@ -149,12 +150,17 @@ def _view(shelf: Shelf, path: str, pool: Sequence[str] | None) -> tuple[View, Po
     elif selects:
         sources, attributes, note = _inputs(manifest, Path(path).parent)
     origin = shelf.open(sources, attributes) if sources else own
-    decided, sign = _decided_by(manifest)
+    settings = _object(_object(manifest.get("key")).get("settings"))
+    by = _decided_by(settings)
+    decided = [one.name for one in by]
     chosen = shelf.survey(own, shelf.names)
     names = list(shelf.names) or (list(dict.fromkeys([*decided, *chosen.names()])) if attributes else [])
     surveyed = shelf.survey(origin, names) if sources else chosen
     selection = chosen if sources else None
     known = dict.fromkeys([*surveyed.names(), *chosen.names()])
+    for name in shelf.names:
+        if chosen.total.documents and np.isnan([*surveyed.column(name), *chosen.column(name)]).all():
+            raise DselectError(f'no record has a number in the field "{name}"', where=path, way_out="see --field")
     ranked = [name for name in dict.fromkeys([*decided, *shelf.names]) if name in known]
     ranked += [name for name in known if name not in (*ranked, CONTAMINATION) and not _NO_SCORE.fullmatch(name)]
     if selection is not None and (strangers := surveyed.strangers(selection)):
@@ -165,7 +171,8 @@ def _view(shelf: Shelf, path: str, pool: Sequence[str] | None) -> tuple[View, Po
         pool=surveyed,
         selection=selection,
         fields=ranked,
-        sign=sign,
+        by=[one for one in by if one.name in known],
+        combine=str(settings.get("combine")),
         cut=float(cut) if isinstance(cut, float | int) and len(decided) == 1 and selection is not None else None,
         spread={name: _object(spread) for name, spread in _object(summary.get("spread")).items()},
         within=shelf.within,
@@ -179,13 +186,14 @@ def _object(found: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _decided_by(manifest: Json) -> tuple[list[str], int]:
-    """Return the fields that a selection was made by, and whether higher is better (1) or lower (-1)."""
-    settings = _object(_object(manifest.get("key")).get("settings"))
+def _decided_by(settings: Json) -> list[By]:
+    """Return the fields that a selection was made by, as far as its options tell."""
     by = settings.get("by")
-    named = [str(one) for one in by] if isinstance(by, list) else [str(settings.get("field") or "")]
-    names = [re.sub(r":\d+(\.\d+)?$", "", one.removeprefix("-")) for one in named if one]
-    return names, -1 if named and named[0].startswith("-") else 1
+    named = by if isinstance(by, list) else [settings.get("field")]
+    try:
+        return [By.parse(str(one)) for one in named if one]
+    except UsageError:
+        return []
 
 
 def _inputs(manifest: Json, beside: Path) -> tuple[list[Source], list[Path], str]:

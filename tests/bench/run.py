@@ -165,6 +165,7 @@ def main() -> None:
         before, mark, after = options.page.read_text("utf-8").partition("<!-- bench -->\n```text\n")
         if not mark:
             sys.exit(f"{options.page} has no place for the table")
+        after = f"\n{after}"  # the table may be empty yet
         options.page.write_text(before + mark + shown + after[after.index("\n```\n") :], "utf-8")
 
 

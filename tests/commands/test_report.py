@@ -271,6 +271,7 @@ def test_records_alone_an_empty_pool_and_what_cannot_be_shown(made, dselect, tmp
     dselect("report", "one.jsonl", "-o", "odd.html")
     assert "cannot be understood" in Reader(tmp_path / "odd.html").said
     assert "one of the inputs" in dselect("report", "one.jsonl", "-o", "one.jsonl", status=1).stderr
+    assert 'the field "nope"' in dselect("report", "one.jsonl", "--field", "nope", "-o", "x.html", status=1).stderr
     assert "nothing to show" in dselect("report", "one.jsonl.manifest.json", "-o", "x.html", status=2).stderr
     (tmp_path / "fake" / "matplotlib").mkdir(parents=True)
     (tmp_path / "fake" / "matplotlib" / "__init__.py").write_text("raise ImportError\n", "utf-8")
