@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dselect.mixtures.portions import Held, Portions
 from dselect.pool import Counts
-from dselect.portions import Held, Portions
 from dselect.records.manifest import Ledger
 
 

@@ -20,13 +20,13 @@ from dselect.console import say_up_to_date
 from dselect.embedding import fit_hashed
 from dselect.engine import usable_cpus
 from dselect.errors import DselectError, UsageError
+from dselect.mixtures.portions import MOST
 from dselect.models import encoders
 from dselect.models.encoders import Encoder
 from dselect.models.hashed import Hashed
 from dselect.models.sentences import SentenceSettings
 from dselect.pipeline import is_folder, open_sink, output_files
 from dselect.pool import Pool, Progress, Tolerance
-from dselect.portions import MOST
 from dselect.records.manifest import Call, Ledger, UpToDate, names_file
 from dselect.records.reading import Source, discover
 from dselect.records.writing import Opener, Sink, open_output, poison_stdout

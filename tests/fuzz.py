@@ -27,7 +27,7 @@ with atheris.instrument_imports(include=["dselect"], exclude=["dselect.kernels"]
     from dselect.commands.zipfit import ZipFit
     from dselect.errors import DselectError
     from dselect.importance import Dsir
-    from dselect.mixtures import Mixture
+    from dselect.mixtures.mixture import Mixture
     from dselect.models import kmeans
     from dselect.models.byte_lm import ByteLM
     from dselect.models.sentences import SentenceSettings

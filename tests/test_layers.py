@@ -16,15 +16,11 @@ LAYERS = [
     {"engine", "cluster"},
     {"pool"},
     {"pipeline"},
-    {"sampling", "survey"},
-    {"fitting", "classifiers", "importance", "embedding", "refinement", "judgments", "endpoint", "runs"},
-    {"rating", "judging", "domains"},
-    {"mixtures", "portions"},
-    {"proxies", "trials"},
+    {"sampling"},
+    {"fitting", "classifiers", "importance", "embedding", "refinement"},
+    {"judging", "mixtures"},
     {"options", "console"},
-    {"evaluations", "markup"},
-    {"figures"},
-    {"chapters"},
+    {"reporting"},
     {"commands"},
     {"cli"},
 ]
@@ -34,7 +30,7 @@ HEAVY = {
     "typer": {"cli", "options"},
     "rich": {"console"},
     "ray": {"cluster"},
-    "matplotlib": {"figures"},
+    "matplotlib": {"reporting"},
 }
 NOT_FOR_HELP = {
     *("numba", "sklearn", "scipy", "threadpoolctl", "lightgbm", "faiss", "fasttext", "torch", "sentence_transformers"),

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from dselect.errors import DselectError, UsageError
 from dselect.kernels import byte_mixtures
 from dselect.kernels.byte_ngrams import count
-from dselect.mixtures import Field
+from dselect.mixtures.mixture import Field
+from dselect.mixtures.portions import Held
+from dselect.mixtures.proxies import CommandProxy, NgramProxy, TrainOn, smoothing
 from dselect.models.byte_lm import ByteLM
 from dselect.pool import Pool
-from dselect.portions import Held
-from dselect.proxies import CommandProxy, NgramProxy, TrainOn, smoothing
 from dselect.records.reading import discover
 from dselect.selection import Budget
 from tests.conftest import SHARED, make_pool, make_target, write_records

@@ -19,10 +19,14 @@ import numpy as np
 
 from dselect import draws
 from dselect.console import Run, say_portions, size, table
-from dselect.domains import Domains, Field, fit_domains
 from dselect.embedding import KERNELS
 from dselect.errors import DselectError, UsageError
-from dselect.mixtures import Mixture
+from dselect.mixtures.domains import Domains, Field, fit_domains
+from dselect.mixtures.mixture import Mixture
+from dselect.mixtures.portions import Held, portions, write_portions
+from dselect.mixtures.proxies import CommandProxy, NgramProxy, TransformerProxy
+from dselect.mixtures.runs import read_runs
+from dselect.mixtures.trials import Proxy, Trials
 from dselect.models.transformer import Size
 from dselect.options import (
     EncoderOptions,
@@ -37,14 +41,10 @@ from dselect.options import (
 )
 from dselect.pipeline import is_folder
 from dselect.pool import Counts, Pool
-from dselect.portions import Held, portions, write_portions
-from dselect.proxies import CommandProxy, NgramProxy, TransformerProxy
 from dselect.records.batch import Batch
 from dselect.records.writing import publish
-from dselect.runs import read_runs
 from dselect.search import PredictorName, WeightSearch, best_predictor, cross_validated, rounded
 from dselect.selection import Budget
-from dselect.trials import Proxy, Trials
 
 PROXY = 5_000_000  # bytes of a mixture that a proxy learns from, unless --keep asks for fewer
 TARGET = 1_000_000  # bytes of a target that are predicted

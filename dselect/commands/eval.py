@@ -23,7 +23,6 @@ from dselect.choice import Choice
 from dselect.console import Run, amount, size, table
 from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
-from dselect.evaluations import Row, compared, read_rows
 from dselect.models.byte_lm import HELD_OUT, ByteLM
 from dselect.models.transformer import Size, device_here, train_and_test
 from dselect.options import Argument, Option, Order, RunOptions, Targets
@@ -32,6 +31,7 @@ from dselect.pool import Counts, Pool
 from dselect.records.batch import Batch, lookup
 from dselect.records.reading import discover
 from dselect.records.writing import publish
+from dselect.reporting.evaluations import Row, compared, read_rows
 from dselect.selection import Budget
 
 GRAM = 13  # words of an n-gram that hardly two texts share by chance (as in the GPT-3 paper's overlap analysis)

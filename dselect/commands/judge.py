@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from dselect.console import Run
-from dselect.endpoint import Endpoint, Refused, address_of
 from dselect.errors import DselectError, UsageError
-from dselect.judging import (
+from dselect.judging.asking import (
     BYTES_A_TOKEN,
     Answers,
     Bias,
@@ -26,7 +25,8 @@ from dselect.judging import (
     questions,
     read_prompt,
 )
-from dselect.judgments import Describe, Judgment, Pair, draw, from_grades
+from dselect.judging.endpoint import Endpoint, Refused, address_of
+from dselect.judging.judgments import Describe, Judgment, Pair, draw, from_grades
 from dselect.options import Option, OutputOptions, PoolOptions, RunOptions
 from dselect.pipeline import is_folder, whole
 

@@ -15,11 +15,11 @@ from typing import Annotated
 from dselect import mixing
 from dselect.console import Run, say_portions
 from dselect.errors import DselectError, UsageError
-from dselect.mixtures import Mixture
+from dselect.mixtures.mixture import Mixture
+from dselect.mixtures.portions import Held, portions, write_portions
 from dselect.options import Keep, MaxRepeats, Option, OutputOptions, PoolOptions, RunOptions, Tokens
 from dselect.pipeline import is_folder, open_sink
 from dselect.pool import Pool
-from dselect.portions import Held, portions, write_portions
 from dselect.records.writing import Sink
 from dselect.selection import Budget
 

@@ -18,7 +18,7 @@ import orjson
 
 from dselect.console import Run
 from dselect.errors import DselectError, UsageError
-from dselect.judgments import Comparisons, Judgment, Labels, read
+from dselect.judging.judgments import Comparisons, Judgment, Labels, read
 from dselect.models import tables
 from dselect.models.encoders import Encoder, from_spec
 from dselect.models.sentences import SentenceSettings
@@ -41,7 +41,7 @@ from dselect.records.batch import Batch
 from dselect.records.writing import publish
 
 if TYPE_CHECKING:
-    from dselect.rating import Learnt
+    from dselect.judging.rating import Learnt
 
 CONFIDENCE = 0.5  # Wettig et al. 2024, section 3.2
 KERNELS = [f"dselect.kernels.{name}" for name in ("sparse", "statistics", "style", "windows", "bags", "vectors")]
@@ -128,7 +128,7 @@ def learn_rater(
     run: RunOptions,
 ) -> tuple[Rater, list[Learnt]]:
     """Learn a rater of the kind that is asked for; return it, and how it went."""
-    from dselect import rating
+    from dselect.judging import rating
 
     if neural:
         from dselect.models.neural_rater import Tuning

@@ -10,19 +10,19 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from dselect import chapters
-from dselect.chapters import View
 from dselect.console import Run
 from dselect.errors import DselectError, UsageError
-from dselect.evaluations import Evaluation, compare
-from dselect.markup import Html, page, tag
 from dselect.options import Argument, Option, RunOptions
 from dselect.pool import Counts, Pool
 from dselect.ranking import By
 from dselect.records.manifest import manifest_of, unchanged
 from dselect.records.reading import Source, discover
 from dselect.records.writing import publish
-from dselect.survey import CONTAMINATION, Example, Survey, fetch
+from dselect.reporting import chapters
+from dselect.reporting.chapters import View
+from dselect.reporting.evaluations import Evaluation, compare
+from dselect.reporting.markup import Html, page, tag
+from dselect.reporting.survey import CONTAMINATION, Example, Survey, fetch
 
 Json = Mapping[str, Any]
 

@@ -16,8 +16,8 @@ from dselect.errors import DselectError
 from dselect.options import Option, PoolOptions, RunOptions
 from dselect.pool import Pool
 from dselect.records.batch import Batch
+from dselect.reporting.survey import MOST_DOMAINS, numbers
 from dselect.sketch import SAMPLE, BottomK, spearman
-from dselect.survey import MOST_DOMAINS, numbers
 
 QUANTILES = {"1%": 0.01, "10%": 0.1, "median": 0.5, "90%": 0.9, "99%": 0.99}
 

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from dselect.console import Run, printable, size, table
 from dselect.errors import DselectError
-from dselect.evaluations import Cell, Comparison, Evaluation, compare
 from dselect.options import Argument, Option, RunOptions
+from dselect.reporting.evaluations import Cell, Comparison, Evaluation, compare
 
 
 def command(

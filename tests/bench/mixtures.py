@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from dselect.commands.climb import BYTES
-from dselect.domains import Field
+from dselect.mixtures.domains import Field
+from dselect.mixtures.portions import Held
+from dselect.mixtures.proxies import NgramProxy
 from dselect.pool import Pool
-from dselect.portions import Held
-from dselect.proxies import NgramProxy
 from dselect.records.reading import discover
 
 FOLDER = Path("build/mixtures")

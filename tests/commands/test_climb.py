@@ -11,8 +11,8 @@ import pytest
 
 from dselect.commands.climb import DomainOptions
 from dselect.errors import DselectError, UsageError
-from dselect.mixtures import Mixture
-from dselect.runs import read_runs
+from dselect.mixtures.mixture import Mixture
+from dselect.mixtures.runs import read_runs
 from tests.conftest import CODE, COOKING, DSELECT, LAW, long, make_pool, read_bytes, write_records
 
 SMALL = ["--rounds", "8,4", "--budget", "20kB"]
@@ -242,7 +242,7 @@ def test_clusters_are_merged_as_scipy_does_it():
     import numpy as np
     from scipy.cluster.hierarchy import cut_tree, linkage
 
-    from dselect.domains import merged
+    from dselect.mixtures.domains import merged
 
     centres = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
     ours, theirs = merged(centres, 7), cut_tree(linkage(centres, "ward"), 7).ravel()

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dselect.commands.eval import cut, overlap
-from dselect.evaluations import RESAMPLES, intervals
 from dselect.models.transformer import train_and_test
+from dselect.reporting.evaluations import RESAMPLES, intervals
 from tests.conftest import make_pool, make_target, write_records
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dselect.errors import DselectError
-from dselect.judgments import LEAST, MOST, Comparisons, Judgment, draw_pairs, read
+from dselect.judging.judgments import LEAST, MOST, Comparisons, Judgment, draw_pairs, read
 from dselect.kernels.windows import excerpt, spans, windows
 from tests.conftest import lines, make_pool, read_records, write_records
 

@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from dselect.cli import app
-from dselect.endpoint import Endpoint, Refused, address_of
 from dselect.errors import DselectError, UsageError
-from dselect.judging import QUESTIONS, Answers, Bias, Votes, criterion_of, judgment, vote
-from dselect.judgments import Side
+from dselect.judging.asking import QUESTIONS, Answers, Bias, Votes, criterion_of, judgment, vote
+from dselect.judging.endpoint import Endpoint, Refused, address_of
+from dselect.judging.judgments import Side
 from tests.conftest import lines, read_records
 
 KEY = "sk-test-0123456789"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dselect.commands.mix import read_phases
 from dselect.errors import DselectError
 from dselect.mixing import budgets, capped, taken
-from dselect.mixtures import Mixture
+from dselect.mixtures.mixture import Mixture
 from tests.conftest import lines, make_pool, read_bytes, read_records, write_records
 
 WEIGHTS = {"cooking": 0.5, "code": 0.3, "law": 0.2}

@@ -9,11 +9,11 @@ import pytest
 from dselect.cli import app
 from dselect.commands.qurating import open_rater
 from dselect.errors import DselectError
-from dselect.judgments import Comparisons, Judgment, Labels, read
+from dselect.judging.judgments import Comparisons, Judgment, Labels, read
+from dselect.judging.rating import HeldOut, choose, folds_of, learn, split
 from dselect.kernels.sparse import Rows, beside, commonness, count_bags, scaled, score_bags
 from dselect.kernels.style import NAMES, style_statistics
 from dselect.models.rater import STATISTICS, Counted, LinearRater, Settings, View, certainty, statistics
-from dselect.rating import HeldOut, choose, folds_of, learn, split
 from tests.conftest import COOKING, LAW, make_pool, read_bytes, write_records
 
 ODD = ["", " \n\t", "\u0000", "漢字。हिन्दी 🤖!", "a" * 5000, "İΣ. " * 700, 'x.y?z "Q" (it\'s) — no; 3.5\n\n- b…']

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dselect.markup import Html, escaped, join, tag
+from dselect.reporting.markup import Html, escaped, join, tag
+from dselect.reporting.survey import Survey
 from dselect.sketch import BottomK, Distinct
-from dselect.survey import Survey
 from tests.conftest import DSELECT, long, make_pool, make_target, write_records
 
 pytest.importorskip("matplotlib")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dselect.evaluations import RESAMPLES, Evaluation, compare, intervals
+from dselect.reporting.evaluations import RESAMPLES, Evaluation, compare, intervals
 from tests.conftest import DSELECT, make_pool, make_target, write_records
 
 
@@ -100,7 +100,7 @@ def test_what_cannot_be_read_or_compared_is_refused_in_one_line(reports, dselect
 def evaluation(name, bits, order=3):
     report = {"selection": name, "bits_per_byte": float(np.mean(bits)), "by_seed": [], "bits": [list(bits)]}
     report |= {"documents": 1, "bytes": 10, "median_bytes": 1.0, "duplicates": 0.0, "target_overlap": 0.0}
-    from dselect.evaluations import Row
+    from dselect.reporting.evaluations import Row
 
     row = Row(**report, target_documents_found=0, shares={})
     sizes = np.full(len(bits), 10)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dselect import draws
 from dselect.errors import DselectError
-from dselect.judgments import Comparisons, Labels
+from dselect.judging.judgments import Comparisons, Labels
 from dselect.models import bradley_terry
 from dselect.models.encoders import Encoder
 from dselect.models.neural_rater import NeuralRater, Pairs, Tuning

@@ -10,8 +10,8 @@ import numpy as np
 
 from dselect import draws, mixing
 from dselect.choice import Choice
-from dselect.domains import Domains
 from dselect.errors import DselectError
+from dselect.mixtures.domains import Domains
 from dselect.pipeline import Columns, Fields, gather, whole
 from dselect.pool import Pool
 from dselect.records.batch import Batch

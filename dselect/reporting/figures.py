@@ -14,7 +14,7 @@ import numpy as np
 
 from dselect.console import printable
 from dselect.errors import DselectError
-from dselect.markup import Html
+from dselect.reporting.markup import Html
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dselect.choice import read_weights
-from dselect.domains import Clustered, Domains, Field
 from dselect.errors import DselectError, UsageError
+from dselect.mixtures.domains import Clustered, Domains, Field
 
 
 @dataclass(frozen=True)

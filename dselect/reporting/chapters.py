@@ -12,16 +12,16 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 
-from dselect import figures
 from dselect.console import number, sentence, size
-from dselect.evaluations import Cell, Comparison
-from dselect.markup import Html, join, rows, tag
 from dselect.pipeline import QUANTILES
 from dselect.pool import Counts
 from dselect.ranking import By
+from dselect.reporting import figures
+from dselect.reporting.evaluations import Cell, Comparison
+from dselect.reporting.markup import Html, join, rows, tag
+from dselect.reporting.survey import Example, Survey
 from dselect.selection import combine
 from dselect.sketch import SAMPLE, spearman
-from dselect.survey import Example, Survey
 
 MOST_FIELDS = 6  # a figure each; of all beyond them `stats` tells
 MOST_DOMAINS = 40

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dselect.errors import DselectError, UsageError
-from dselect.judgments import Judgment, Pair
+from dselect.judging.judgments import Judgment, Pair
 
 # The four criteria of the paper, in words of our own.
 QUESTIONS = {

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dselect import draws, mixing
-from dselect.domains import Domains
 from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
-from dselect.mixtures import Mixture
+from dselect.mixtures.domains import Domains
+from dselect.mixtures.mixture import Mixture
+from dselect.mixtures.portions import Held
 from dselect.models.byte_lm import HELD_OUT, ByteLM
 from dselect.models.transformer import Size, device_here, train_and_test
 from dselect.pool import Pool
-from dselect.portions import Held
 from dselect.records.batch import Batch
 
 if TYPE_CHECKING:

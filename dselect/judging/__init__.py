@@ -1,0 +1,1 @@
+"""Pairwise judgments: read, asked for, learnt from."""

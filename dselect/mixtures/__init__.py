@@ -1,0 +1,1 @@
+"""Weights of domains: searched for, kept in files, applied."""
