@@ -62,6 +62,19 @@ MORE = {
     "random_2": "select POOL --seed 2",
     "half_dsir": "select {random} {dsir} --seed 3",
 }
+# All targets together, where diversity should pay. CLUSTERED is the pool with dsir's score and 256 clusters (MODEL).
+MIXED = {
+    "random": "select POOL --seed 1",
+    "kmeans": "kmeans CLUSTERED --model MODEL",
+    "kmeans_equal": "kmeans CLUSTERED --model MODEL --quota equal",
+    "kmq": "kmeans CLUSTERED --model MODEL --by dsir --sample",
+    "refined": "kmeans CLUSTERED --model MODEL --gain lm:FIT",
+    "dsir": "dsir POOL --target FIT",
+    "dsir_within": "select CLUSTERED --by dsir --within kmeans_cluster",
+    "contrast": "contrast POOL --target FIT",
+    "random_2": "select POOL --seed 2",
+}
+SHARE = 100_000  # bytes of each target's half in the mixed one
 JUDGES: dict[str, list[object]] = {
     "ngram": [],
     "transformer": ["--lm", "transformer", "--size", "tiny", "--steps", 1000, "--seeds", 1],
@@ -136,11 +149,25 @@ def ladder(data: Path, fit: Path) -> tuple[Path, Path]:
 
 def select(data: Path, name: str, fit: Path) -> dict[str, Path]:
     """Select by half of a target in every way; return the files."""
-    folder, made = fit.parent, {}
     losses, abilities = ladder(data, fit)
     files: dict[str, list[object]] = {"POOL": [data / "pool"], "FIT": [fit], "DOMAINS": [*in_domain(data, name)]}
-    files |= {"LOSSES": [losses], "ABILITIES": [abilities]}
-    for way, line in (SELECTIONS | MORE).items():
+    return select_all(SELECTIONS | MORE, files | {"LOSSES": [losses], "ABILITIES": [abilities]}, fit.parent)
+
+
+def select_mixed(data: Path, fit: Path) -> dict[str, Path]:
+    """Select by the halves of all targets together; return the files."""
+    folder = fit.parent
+    scored, clustered, model = folder / "scored.jsonl.zst", folder / "clustered.jsonl.zst", folder / "clusters"
+    dselect("dsir", data / "pool", "--target", fit, "-q", "-o", scored)
+    dselect("kmeans", scored, "--clusters", 256, "--save", model, "-q", "-o", clustered)
+    files: dict[str, list[object]] = {"POOL": [data / "pool"], "FIT": [fit], "lm:FIT": [f"lm:{fit}"]}
+    return select_all(MIXED, files | {"CLUSTERED": [clustered], "MODEL": [model]}, folder)
+
+
+def select_all(ways: dict[str, str], files: dict[str, list[object]], folder: Path) -> dict[str, Path]:
+    """Select in every way of a table; files: what its words in capitals stand for. Return the selections."""
+    made = {}
+    for way, line in ways.items():
         path, new = folder / f"{way}.jsonl.zst", folder / f"new-{way}.jsonl.zst"
         command = [word for part in line.split() for word in files.get(part, [part])]
         dselect(*command, "--keep", f"{ENOUGH}B", "--force", "-q", "-o", new)
@@ -185,7 +212,28 @@ def evaluate(data: Path, name: str, judges: list[str]) -> None:
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     fit, heldout = halves(data / "targets" / f"{name}.jsonl.zst", folder)
-    made = select(data, name, fit)
+    judge_all(name, select(data, name, fit), heldout, judges)
+
+
+def evaluate_mixed(data: Path, judges: list[str]) -> None:
+    """Write the tables of all targets together into the page: the same amount of each, of either half."""
+    folder = FOLDER / "mixed"
+    parts = []
+    for name in TARGETS:
+        (FOLDER / name).mkdir(parents=True, exist_ok=True)
+        parts.append(halves(data / "targets" / f"{name}.jsonl.zst", FOLDER / name))
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / "fit.jsonl.zst", folder / "heldout.jsonl.zst"
+    for path, files in zip(paths, zip(*parts, strict=True), strict=True):
+        new = folder / f"new-{path.name}"
+        budget = ["--keep", f"{SHARE}B", "--seed", 9, "-q"]
+        new.write_bytes(zstandard.compress("".join(dselect("select", file, *budget) for file in files).encode()))
+        replace_if_changed(path, new)
+    judge_all("mixed", select_mixed(data, paths[0]), paths[1], judges)
+
+
+def judge_all(name: str, made: dict[str, Path], heldout: Path, judges: list[str]) -> None:
+    """Judge the selections of a target, and write the tables into the page."""
     reports: dict[str, list[Path]] = {}
     for judge in judges:
         with ThreadPoolExecutor(usable_cpus()) as workers:  # a process each
@@ -206,6 +254,7 @@ def main() -> None:
     judges = [asked] if asked != "both" else [judge for judge in JUDGES if judge == "ngram" or both]
     for name in TARGETS:
         evaluate(data, name, judges)
+    evaluate_mixed(data, judges)
 
 
 if __name__ == "__main__":

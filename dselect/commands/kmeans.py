@@ -191,8 +191,10 @@ class Pick:
         total = keep.resolve(int(self.columns["size"].sum(dtype=np.int64)))
         done: list[Round] = []
         parts: list[Kept] = []
+        left = 0  # what a round could not spend goes to the next
         for number, amount in enumerate(mixing.budgets([1] * wish.rounds, total), 1):
-            kept = self.weighted(weights, replace(keep, amount=amount, share=None))
+            kept = self.weighted(weights, replace(keep, amount=amount + left, share=None))
+            left += amount - kept.facts["achieved"]
             self.open_to[kept.positions] = False
             parts.append(kept)
             gains = learner.after(self.pool, self.columns["tie"][kept.positions], self.labels[kept.positions], count)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +14,8 @@ from dselect.errors import DselectError
 from dselect.models.tables import Arrays
 
 KIND = "st"
+_WAY_OUT = "a folder that sentence-transformers saved, or a name on the hub"
+_ON_HUB = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 Rows = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -37,8 +41,11 @@ class Sentences:
 
     def __init__(self, path: str, settings: SentenceSettings | None = None) -> None:
         self.path, self.how = path, settings or SentenceSettings()
+        if not Path(path).is_dir() and not _ON_HUB.fullmatch(path):
+            raise DselectError("no such folder", where=f"st:{path}", way_out=_WAY_OUT)
         try:
             import torch
+            from huggingface_hub.utils import logging as hub_logging
             from sentence_transformers import SentenceTransformer
             from transformers.utils import logging
         except ImportError as error:
@@ -48,6 +55,7 @@ class Sentences:
         device = self.how.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        hub_logging.set_verbosity_error()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
@@ -59,7 +67,7 @@ class Sentences:
             raise DselectError(
                 f"not a model of sentence-transformers: {' '.join(str(error).split())[:160]}",
                 where=f"st:{path}",
-                way_out="a folder that sentence-transformers saved, or a name on the hub",
+                way_out=_WAY_OUT,
             ) from error
         self.dimension = len(self.encode([b"a"])[0])
 

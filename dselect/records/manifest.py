@@ -334,9 +334,9 @@ def versions() -> dict[str, str]:
     import zlib
 
     found = {"python": platform.python_version(), "zlib": zlib.ZLIB_RUNTIME_VERSION}
-    found |= {
-        name: metadata.version(name) for name in ("numpy", "numba", "orjson", "zstandard", "faiss-cpu", "scikit-learn")
-    }
+    for name in ("numpy", "numba", "orjson", "zstandard", "faiss-cpu", "scikit-learn"):
+        with suppress(metadata.PackageNotFoundError):  # another distribution may hold the library
+            found[name] = metadata.version(name)
     return found
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import orjson
 import zstandard
 
@@ -207,6 +208,7 @@ def bench(options: argparse.Namespace, paths: list[Path], target: Path, folder: 
     ratio = found["floor"].median / found["classify"].median
     row("classify --model, to a folder, 2 jobs", found["classify"], size, ratio, "floor")
     beside_fasttext(options, small, folder, row)
+    beside_faiss(options, small, folder, row)
     language_model(options, small, folder, row)
 
     if options.official:
@@ -244,6 +246,43 @@ def scoring_alone(commands: dict[str, list[str]], repeat: int, folder: Path) -> 
         amount, seconds = zip(*(map(float, said.split()) for said in runs.said), strict=True)
         found[name] = (Measured(list(seconds), runs.memory), int(amount[0]))
     return found
+
+
+def beside_faiss(options: argparse.Namespace, pool: list[str], folder: Path, row: Callable[..., None]) -> None:
+    """Measure the default encoder, and clustering beside faiss called directly, in one thread: processor time."""
+    import faiss
+
+    from dselect.models.hashed import Hashed
+    from dselect.models.kmeans import Clusters
+
+    subprocess.run([*DSELECT, "embed", *pool, "--save", "encoder", "-q"], cwd=folder, check=True)
+    encoder = Hashed.load(str(folder / "encoder"))
+    texts = [
+        orjson.loads(line)["text"].encode()
+        for name in pool
+        for line in b"".join(chunks(discover([name])[0])).splitlines()
+    ]
+    blocks = [texts[first : first + 300] for first in range(0, len(texts), 300)]
+    encoder.encode(blocks[0])
+    faiss.omp_set_num_threads(1)
+    encoding, mine, theirs = Measured(), Measured(), Measured()
+    for _ in range(options.repeat):
+        began = time.process_time()
+        vectors = np.concatenate([encoder.encode(block) for block in blocks])
+        encoding.seconds.append(time.process_time() - began)
+        part = vectors[: 256 * 256]
+        began = time.process_time()
+        Clusters().fit(part, 256, 0).assign(vectors)
+        mine.seconds.append(time.process_time() - began)
+        began = time.process_time()
+        limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(part)}
+        library = faiss.Kmeans(vectors.shape[1], 256, niter=25, seed=0, **limits)
+        library.train(part)
+        library.index.search(vectors, 1)
+        theirs.seconds.append(time.process_time() - began)
+    size = sum(map(len, texts))
+    row("hashed encoder, in process", encoding, size)
+    row("256 clusters fitted and assigned, in process", mine, size, mine.median / theirs.median, "faiss, by time")
 
 
 def beside_fasttext(options: argparse.Namespace, pool: list[str], folder: Path, row: Callable[..., None]) -> None:

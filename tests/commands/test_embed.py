@@ -212,8 +212,8 @@ def test_sentence_transformers_agree_across_batches(inside, tmp_path, pool):
     from pathlib import Path
 
     folder = next(path.parent for path in Path(package.__file__).parent.rglob("modules.json"))
-    inside("embed", pool, "--encoder", f"st:{folder}", "--batch", 1, "-o", "one/")
-    inside("embed", pool, "--encoder", f"st:{folder}", "--batch", 64, "-o", "many/")
+    inside("embed", pool, "--encoder", f"st:{folder}", "--batch", 1, "-j", 1, "-o", "one/")
+    inside("embed", pool, "--encoder", f"st:{folder}", "--batch", 64, "-j", 1, "-o", "many/")
     batch = batch_of(make_pool())
     one, many = (StoredVectors(str(tmp_path / name)).of(batch) for name in ("one", "many"))
     assert np.abs(one - many).max() < 1e-5
@@ -224,6 +224,16 @@ def test_sentence_transformers_agree_across_batches(inside, tmp_path, pool):
 
 
 def test_a_transformer_that_is_not_there_is_said_in_a_line(inside, pool):
-    failed = inside("embed", pool, "--encoder", "st:nowhere/at-all", "-o", "v/", status=1).stderr
-    assert "st:nowhere/at-all" in failed or "dselect[neural]" in failed
+    failed = inside("embed", pool, "--encoder", "st:./nowhere/at-all", "-o", "v/", status=1).stderr
+    assert "st:./nowhere/at-all: no such folder" in failed
     assert failed.count("\n") == 1
+
+
+@long
+def test_a_folder_or_name_of_no_transformer_is_said_in_a_line(dselect, tmp_path, pool):
+    pytest.importorskip("sentence_transformers")
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "nobody/nothing"):
+        failed = dselect("embed", pool, "--encoder", f"st:{name}", "-o", "v/", status=1, env={"HF_HUB_OFFLINE": "1"})
+        assert f"st:{name}: not a model of sentence-transformers" in failed.stderr
+        assert failed.stderr.count("\n") == 1
