@@ -256,6 +256,9 @@ def test_scores_in_attribute_files_and_shards_in_folders_are_found(made, dselect
 def test_records_alone_an_empty_pool_and_what_cannot_be_shown(made, dselect, tmp_path):
     dselect("report", made / "scored.jsonl.zst", made / "picked.jsonl.zst", "-o", "both.html")
     assert (tmp_path / "both.html").read_text("utf-8").count("<h2>") == 1  # the pool is shown with its selection
+    dselect("select", made / "scored.jsonl.zst", "--keep", "9", "--seed", "1", "-o", "chance.jsonl")
+    dselect("report", "chance.jsonl", "-o", "chance.html")
+    assert "Some that were dropped" in Reader(tmp_path / "chance.html").said
     dselect("report", made / "scored.jsonl.zst", "-o", "alone.html", "--field", "dsir")
     said = Reader(tmp_path / "alone.html").said
     assert "305 documents" in said
