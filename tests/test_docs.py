@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from dselect.cli import summaries
-from tests.conftest import COOKING, LAW, make_pool, make_target, write_records
+from tests.conftest import COOKING, LAW, long, make_pool, make_target, write_records
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 COMMANDS = list(summaries())
+CHAINS = ["recipes.md", "interoperability.md", "performance.md"]  # of commands that their own pages try
 SKIPPED = 6  # examples marked `skip: reason`: what they need is not here
 _FENCE = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 
@@ -57,8 +58,18 @@ def run(script, folder):
     assert done.returncode == 0, f"{script}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in CHAINS], ids=lambda page: page.name)
 def test_every_example_of_a_page_runs(page, folder):
+    examples_run(page, folder)
+
+
+@long
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name in CHAINS], ids=lambda page: page.name)
+def test_every_chain_of_commands_runs(page, folder):
+    examples_run(page, folder)
+
+
+def examples_run(page, folder):
     for script in _FENCE.findall(page.read_text("utf-8")):
         if not re.match(r"(git clone|make|pip|cd) ", script):
             run(script, folder)

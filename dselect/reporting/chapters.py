@@ -57,7 +57,8 @@ class View:
 
     def sides(self, name: str) -> tuple[Floats, Floats, Floats]:
         """Return a field's values: of all, of those kept, of those dropped. Where only the kept have it, of them."""
-        column = self.pool.columns["bytes"] if name == _LENGTH else self.pool.column(name)
+        lengths = self.pool.columns.get("bytes", np.zeros(0))
+        column = lengths if name == _LENGTH else self.pool.column(name)
         if self.selection is not None and np.isnan(column).all():
             own = self.selection.column(name)
             return np.zeros(0), own[~np.isnan(own)], np.zeros(0)
@@ -66,21 +67,21 @@ class View:
 
     def examples(self) -> dict[str, list[int]]:
         """Return which records to show, as positions in the pool's sample, under their headings."""
-        ranked = self._ranking()
         found: dict[str, list[int]] = {}
-        if len(ranked):
-            if self.selection is not None:
-                chosen = self.inside[ranked]
-                found["Last kept"] = ranked[chosen][-AROUND:].tolist()
-                found["First dropped"] = ranked[~chosen][:AROUND].tolist()
-            places = [int(len(ranked) * (tenth + 0.5) / 10) for tenth in range(10)]
-            found["Along the ranking, best first"] = [int(ranked[place]) for place in dict.fromkeys(places)]
-        elif self.selection is not None:
-            found["Kept"] = np.flatnonzero(self.inside)[: 2 * AROUND].tolist()
-            found["Dropped"] = np.flatnonzero(~self.inside)[: 2 * AROUND].tolist()
-        else:
-            found["Some records"] = list(range(min(2 * AROUND, len(self.pool.keys))))
-        return found
+        if self.selection is not None and not self.by:  # chosen by chance, or by nothing that is known
+            found["Some that were kept"] = np.flatnonzero(self.inside)[: 2 * AROUND].tolist()
+            found["Some that were dropped"] = np.flatnonzero(~self.inside)[: 2 * AROUND].tolist()
+            return found
+        ranked = self._ranking()
+        if not len(ranked):
+            return {"Some records": list(range(min(2 * AROUND, len(self.pool.keys))))}
+        if self.selection is not None:
+            chosen = self.inside[ranked]
+            found["Last kept"] = ranked[chosen][-AROUND:].tolist()
+            found["First dropped"] = ranked[~chosen][:AROUND].tolist()
+        places = [int(len(ranked) * (tenth + 0.5) / 10) for tenth in range(10)]
+        along = "Along the ranking, best first" if self.by else f"From the highest {self.fields[0]} to the lowest"
+        return found | {along: [int(ranked[place]) for place in dict.fromkeys(places)]}
 
     def _ranking(self) -> Any:
         """Return the positions that have what decided, best first."""
@@ -116,35 +117,23 @@ def records(view: View, show: Show) -> Html:
 
 def _tiles(view: View) -> Html:
     pool, chosen = view.pool.total, view.selection
-    kept, _ = (view.sides(_LENGTH)[1], None) if chosen else (view.pool.columns.get("bytes", np.zeros(0)), None)
-    told: list[tuple[str, str]] = []
-    if chosen is not None:
-        mine = chosen.total
-        told.append(
-            (f"{mine.documents:,}", f"documents kept of {pool.documents:,}, {_share(mine.documents, pool.documents)}")
-        )
-        told.append((size(mine.bytes), f"of text kept of {size(pool.bytes)}, {_share(mine.bytes, pool.bytes)}"))
-        everything = view.pool.columns.get("bytes", np.zeros(0))
-        told.append((_middle(kept), f"the median document kept; {_middle(everything)} in the pool"))
+    everything, kept, _ = view.sides(_LENGTH)
+    if chosen is None:
+        told = [(f"{pool.documents:,}", "documents"), (size(pool.bytes), "of text")]
+        told.append((_middle(everything), "the median document"))
     else:
-        told += [
-            (f"{pool.documents:,}", "documents"),
-            (size(pool.bytes), "of text"),
-            (_middle(kept), "the median document"),
-        ]
+        mine, of = chosen.total, f"documents kept of {pool.documents:,}"
+        told = [(f"{mine.documents:,}", f"{of}, {_share(mine.documents, pool.documents)}")]
+        told.append((size(mine.bytes), f"of text kept of {size(pool.bytes)}, {_share(mine.bytes, pool.bytes)}"))
+        told.append((_middle(kept), f"the median document kept; {_middle(everything)} in the pool"))
     subject = chosen or view.pool
     told.append((f"{subject.texts.share_repeated:.1%}", "of them have a text that was there before"))
-    dirty = sum(subject.contaminated.values())
-    told.append(
-        (f"{dirty:,}", "share runs of words with an evaluation set")
-        if subject.checked
-        else ("not known", "whether it holds evaluation sets: dselect decontaminate finds out")
-    )
-    return tag(
-        "div",
-        *(tag("div", tag("b", number), tag("small", what), class_="tile") for number, what in told),
-        class_="tiles",
-    )
+    if subject.checked:
+        told.append((f"{sum(subject.contaminated.values()):,}", "share runs of words with an evaluation set"))
+    else:
+        told.append(("not known", "whether it holds evaluation sets: dselect decontaminate finds out"))
+    tiles = [tag("div", tag("b", amount), tag("small", what), class_="tile") for amount, what in told]
+    return tag("div", *tiles, class_="tiles")
 
 
 def _middle(lengths: Floats) -> str:

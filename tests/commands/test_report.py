@@ -214,7 +214,7 @@ def test_nothing_runs_in_a_real_browser_and_nothing_is_cut_off(hostile, tmp_path
         assert across <= width
 
 
-def test_where_the_pool_is_not_to_be_found_the_page_says_why(made, dselect, tmp_path):
+def test_a_pool_that_a_method_chose_from_is_found_though_it_carries_no_scores(made, dselect, tmp_path):
     shutil.copy(made / "pool.jsonl.zst", tmp_path)
     shutil.copy(made / "target.jsonl", tmp_path)
     dselect("dsir", "pool.jsonl.zst", "--target", "target.jsonl", "--keep", "30", "-o", "direct.jsonl")
@@ -222,6 +222,13 @@ def test_where_the_pool_is_not_to_be_found_the_page_says_why(made, dselect, tmp_
     said = Reader(tmp_path / "direct.html").said
     assert "30 documents kept of 305" in said
     assert "The pool's records do not carry it" in said
+
+
+@long
+def test_where_the_pool_has_changed_came_through_a_pipe_or_is_another_the_page_says_so(made, dselect, tmp_path):
+    shutil.copy(made / "pool.jsonl.zst", tmp_path)
+    shutil.copy(made / "target.jsonl", tmp_path)
+    dselect("select", "pool.jsonl.zst", "--keep", "30", "-o", "direct.jsonl")
     with (tmp_path / "pool.jsonl.zst").open("ab") as pool:
         pool.write((tmp_path / "pool.jsonl.zst").read_bytes())
     dselect("report", "direct.jsonl", "-o", "gone.html")
@@ -256,6 +263,9 @@ def test_scores_in_attribute_files_and_shards_in_folders_are_found(made, dselect
 def test_records_alone_an_empty_pool_and_what_cannot_be_shown(made, dselect, tmp_path):
     dselect("report", made / "scored.jsonl.zst", made / "picked.jsonl.zst", "-o", "both.html")
     assert (tmp_path / "both.html").read_text("utf-8").count("<h2>") == 1  # the pool is shown with its selection
+    dselect("select", made / "scored.jsonl.zst", "--keep", "9", "--seed", "1", "-o", "chance.jsonl")
+    dselect("report", "chance.jsonl", "-o", "chance.html")
+    assert "Some that were dropped" in Reader(tmp_path / "chance.html").said
     dselect("report", made / "scored.jsonl.zst", "-o", "alone.html", "--field", "dsir")
     said = Reader(tmp_path / "alone.html").said
     assert "305 documents" in said

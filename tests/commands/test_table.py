@@ -108,7 +108,7 @@ def evaluation(name, bits, order=3):
     return Evaluation(name, {"budget": 10, "lm": "ngram", "order": order, "seeds": [0]}, "t", texts, sizes, None, [row])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(st.tuples(st.floats(1, 100), st.floats(1, 100)), min_size=2, max_size=30))
 def test_differences_are_those_of_the_cells_and_lie_in_their_intervals(pairs):
     first, second = ([pair[i] for pair in pairs] for i in (0, 1))
