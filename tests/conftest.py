@@ -15,8 +15,6 @@ from typing import Any
 import pytest
 import zstandard
 
-from dselect.cli import main
-
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 DSELECT = [sys.executable, "-m", "dselect"]
 long = pytest.mark.skipif("DSELECT_KILLS" not in os.environ, reason="takes long: make test-all")
@@ -73,24 +71,6 @@ def dselect(tmp_path: Path, warm: str | None) -> Callable[..., Outcome]:
         outcome = Outcome(done)
         assert status is None or outcome.status == status, outcome.stderr
         assert "Traceback" not in outcome.stderr
-        return outcome
-
-    return run
-
-
-@pytest.fixture
-def inside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
-) -> Callable[..., Outcome]:
-    """Run dselect as `dselect` does, but in this process: where a test needs many runs, their starts take longest."""
-
-    def run(*arguments: object, status: int = 0) -> Outcome:
-        monkeypatch.chdir(tmp_path)
-        with pytest.raises(SystemExit) as ended:
-            main(list(map(str, arguments)))
-        out, err = capfdbinary.readouterr()
-        outcome = Outcome(subprocess.CompletedProcess([], int(ended.value.code or 0), out, err))
-        assert outcome.status == status, outcome.stderr
         return outcome
 
     return run

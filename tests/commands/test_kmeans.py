@@ -89,22 +89,22 @@ def test_jobs_pipes_and_shards_change_nothing(dselect, pool, clustered, tmp_path
     ],
     ids=["random", "nearest", "farthest", "kMQ", "weights"],
 )
-def test_keep_is_what_select_within_the_clusters_keeps(mine, theirs, inside, pool, clustered, tmp_path):
+def test_keep_is_what_select_within_the_clusters_keeps(mine, theirs, dselect, pool, clustered, tmp_path):
     (tmp_path / "w.json").write_text('{"0": 3, "2": 1}')
-    kept = inside("kmeans", pool, "--model", "c.kmeans", *mine).stdout
+    kept = dselect("kmeans", pool, "--model", "c.kmeans", *mine).stdout
     shared = [option for option in mine if option not in ("--order", "nearest", "farthest")]
-    assert kept == inside("select", clustered, "--within", "kmeans_cluster", *shared, *theirs).stdout
+    assert kept == dselect("select", clustered, "--within", "kmeans_cluster", *shared, *theirs).stdout
     assert kept
     if not theirs:  # where the fields are there already, as they are, nothing changes
-        assert kept == inside("kmeans", clustered, "--model", "c.kmeans", *mine).stdout
+        assert kept == dselect("kmeans", clustered, "--model", "c.kmeans", *mine).stdout
 
 
-def test_fields_of_other_clusters_are_refused_or_replaced(inside, clustered, tmp_path):
+def test_fields_of_other_clusters_are_refused_or_replaced(dselect, clustered, tmp_path):
     write_records(tmp_path / "old.jsonl", [{**read_records(clustered)[0], "kmeans_cluster": 77}])
     options = ["kmeans", "old.jsonl", "--model", "c.kmeans", "--keep", 1]
-    assert 'old.jsonl:1: the record has a field "kmeans_cluster" already' in inside(*options, status=1).stderr
-    assert inside(*options, "--overwrite").records == read_records(clustered)[:1]
-    assert [r["kmeans_cluster"] for r in inside(*options, "--as", "other").records] == [77]
+    assert 'old.jsonl:1: the record has a field "kmeans_cluster" already' in dselect(*options, status=1).stderr
+    assert dselect(*options, "--overwrite").records == read_records(clustered)[:1]
+    assert [r["kmeans_cluster"] for r in dselect(*options, "--as", "other").records] == [77]
 
 
 def test_stored_vectors_stand_for_encoded_ones(dselect, pool, clustered, tmp_path):
@@ -285,17 +285,17 @@ def test_the_log_holds_every_round():
         (["--model", "x", "--spherical"], 2, "for fitting"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_line(options, status, said, inside, pool):
-    failed = inside("kmeans", "pool.jsonl.zst", *options, status=status).stderr
+def test_what_cannot_be_is_said_in_a_line(options, status, said, dselect, pool):
+    failed = dselect("kmeans", "pool.jsonl.zst", *options, status=status).stderr
     assert said in failed
     assert failed.strip().count("\n") == 0
 
 
-def test_an_empty_pool_makes_no_clusters_but_a_model_clusters_it(inside, clustered, tmp_path):
+def test_an_empty_pool_makes_no_clusters_but_a_model_clusters_it(dselect, clustered, tmp_path):
     (tmp_path / "empty.jsonl").write_bytes(b"")
-    assert "no records to fit an encoder on" in inside("kmeans", "empty.jsonl", "--clusters", 3, status=1).stderr
+    assert "no records to fit an encoder on" in dselect("kmeans", "empty.jsonl", "--clusters", 3, status=1).stderr
     for options in ([], ["--keep", "10%"], ["--dedup", "0.9"]):
-        assert inside("kmeans", "empty.jsonl", "--model", "c.kmeans", *options).stdout == b""
+        assert dselect("kmeans", "empty.jsonl", "--model", "c.kmeans", *options).stdout == b""
 
 
 def test_odd_texts_get_a_cluster_and_a_finite_score(dselect, clustered):
@@ -329,7 +329,7 @@ def test_loss_drops_favour_what_resembles_the_target():
     assert np.isnan(gains[3])
 
 
-def test_a_model_of_another_dimension_is_refused(inside, pool, clustered, tmp_path):
-    inside("embed", pool, "-o", "v/", "--dimension", 5)
-    assert "vectors of 5 numbers" in inside("kmeans", pool, "--vectors", "v", "--model", "c.kmeans", status=1).stderr
+def test_a_model_of_another_dimension_is_refused(dselect, pool, clustered, tmp_path):
+    dselect("embed", pool, "-o", "v/", "--dimension", 5)
+    assert "vectors of 5 numbers" in dselect("kmeans", pool, "--vectors", "v", "--model", "c.kmeans", status=1).stderr
     assert len(Clusters().fit(np.eye(3, dtype=np.float32), 3, 0)) == 3
