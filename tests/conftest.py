@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
 import time
@@ -49,6 +50,19 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
     yield str(path)
     server.kill()
     server.wait()
+
+
+@pytest.fixture(scope="session")
+def programs(warm: str | None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return what PATH must be for `dselect` to be this program, warm where it may be."""
+    folders = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    if warm:
+        program = tmp_path_factory.mktemp("bin") / "dselect"
+        client = shlex.join([sys.executable, "-S", str(Path(__file__).parent / "warm.py"), warm, "--"])
+        program.write_text(f'#!/bin/sh\nexec {client} "$@"\n', "utf-8")
+        program.chmod(0o755)
+        folders.insert(0, str(program.parent))
+    return os.pathsep.join(folders)
 
 
 @pytest.fixture

@@ -4,20 +4,18 @@ import importlib.util
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from dselect.cli import summaries
-from tests.conftest import COOKING, LAW, long, make_pool, make_target, write_records
+from tests.conftest import COOKING, LAW, make_pool, make_target, write_records
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 COMMANDS = list(summaries())
-CHAINS = ["recipes.md", "interoperability.md", "performance.md"]  # of commands that their own pages try
-SKIPPED = 6  # examples marked `skip: reason`: what they need is not here
+SKIPPED = 4  # examples marked `skip: reason`: what they need is not here
 _FENCE = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 
 spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
@@ -43,36 +41,30 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(script, folder):
+@pytest.fixture
+def run(folder, programs):
     """Run a script as the pages tell people to: bash, pipefail, stop at the first failure."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, f"{script}\n{done.stderr}"
+
+    def run(script):
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=folder,
+            env={**os.environ, "PATH": programs},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{script}\n{done.stderr}"
+
+    return run
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in CHAINS], ids=lambda page: page.name)
-def test_every_example_of_a_page_runs(page, folder):
-    examples_run(page, folder)
-
-
-@long
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name in CHAINS], ids=lambda page: page.name)
-def test_every_chain_of_commands_runs(page, folder):
-    examples_run(page, folder)
-
-
-def examples_run(page, folder):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_example_of_a_page_runs(page, run):
     for script in _FENCE.findall(page.read_text("utf-8")):
         if not re.match(r"(git clone|make|pip|cd) ", script):
-            run(script, folder)
+            run(script)
 
 
 def test_an_example_that_does_not_run_says_why():
@@ -97,11 +89,11 @@ def test_the_help_on_a_page_is_what_the_program_prints(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_example_in_every_help_runs(command, folder):
+def test_the_example_in_every_help_runs(command, run):
     text = generate.help_text(command)
     assert "Example:" in text
     block = text.split("Example:")[1].split("\n\n")[0]
-    run(block, folder)
+    run(block)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
