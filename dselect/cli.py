@@ -132,7 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        _say(f"<stdout>: cannot write: {error.strerror}" if error.filename is None else str(error))
+        unnamed = error.filename is None and error.strerror
+        _say(f"<stdout>: cannot write: {error.strerror}" if unnamed else str(error))
         sys.exit(FAILED)
     except Stopped as stopped:
         _say("interrupted" if stopped.number == signal.SIGINT else "terminated")

@@ -18,7 +18,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from multiprocessing import forkserver, reduction
+from multiprocessing import forkserver, reduction, util
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ Result = TypeVar("Result")
 
 _AHEAD = 2  # items given to a worker at a time: one it works on, one already there when it is done
 _SLOT = 2 << 20  # bytes of a message that crosses in shared memory: a block of lines, or what became of it
+_LONG_FOLDER = 60  # bytes
 _IN_SLOT = struct.Struct("<I")
 _PRELOAD = ("typer", "numpy", "orjson", "numba", "dselect.pipeline")
 
@@ -112,7 +113,7 @@ def _start_server(modules: Sequence[str]) -> None:
         name for name in sys.modules if name in _PRELOAD or name.startswith(("dselect.kernels.", "dselect.commands."))
     ]
     multiprocessing.get_context("forkserver").set_forkserver_preload([*mine, *modules])
-    with _QuietInterrupts():
+    with _QuietInterrupts(), _ShortTemporaryFolder():
         forkserver.ensure_running()
 
 
@@ -260,6 +261,19 @@ def _serve(pipe: Connection, arena: _Arena, function: Callable[[Any], Any]) -> N
 
 class WorkerError(Exception):
     """A defect met in a worker; its traceback is the message."""
+
+
+class _ShortTemporaryFolder:
+    """Let multiprocessing put its sockets into /tmp where TMPDIR is long: a socket's name has some 100 bytes only."""
+
+    def __enter__(self) -> None:
+        self._before = tempfile.tempdir
+        if len(os.fsencode(tempfile.gettempdir())) > _LONG_FOLDER:
+            tempfile.tempdir = "/tmp"  # noqa: S108  the folder made in it is this user's alone
+        util.get_temp_dir()  # made once, and then used for all sockets
+
+    def __exit__(self, *_: object) -> None:
+        tempfile.tempdir = self._before
 
 
 class _QuietInterrupts:

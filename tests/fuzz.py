@@ -192,7 +192,8 @@ def main() -> None:
     else:
         target = {"reader": read, "splicer": spliced}[kind]
     print(json.dumps({"target": kind, "pid": os.getpid()}), flush=True)
-    atheris.Setup([*sys.argv, "-max_len=65536", "-rss_limit_mb=4096", str(corpus)], target)
+    longest = max(65536, *(2 * path.stat().st_size for path in corpus.iterdir()))
+    atheris.Setup([*sys.argv, f"-max_len={longest}", "-rss_limit_mb=4096", str(corpus)], target)
     atheris.Fuzz()
 
 

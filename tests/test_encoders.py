@@ -83,6 +83,12 @@ def test_rows_are_of_length_one_or_zero_where_nothing_is_known(hashed):
     assert [empty, blank, repeated, unknown] == [0, 0, 1, 0]
 
 
+def test_a_model_of_tiny_numbers_gives_rows_of_length_one_too(hashed):
+    tiny = Hashed(dimension=16, ngrams=2).fit(Bags.of(TEXTS, 2), seed=1)
+    tiny.projection_ = hashed.projection_ * np.float32(1e-41)
+    assert np.allclose(np.linalg.norm(tiny.encode(TEXTS), axis=1), 1, atol=0.01)
+
+
 def test_a_fit_is_the_same_again_and_on_disk(hashed, tmp_path):
     again = Hashed(dimension=16, ngrams=2).fit(Bags.of(TEXTS, 2), seed=1)
     assert again.to_bytes() == hashed.to_bytes()

@@ -224,6 +224,13 @@ def test_a_run_killed_outright_leaves_no_process_and_nothing_under_the_final_nam
     assert [path.name for path in (folder / "out").iterdir()] == ["pipe.jsonl"]  # the stale one was used again
 
 
+def test_a_temporary_folder_of_any_length_will_do(dselect, pool, target, tmp_path):
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    scored = dselect("dsir", pool, "-t", target, "-j", 2, env={"TMPDIR": str(folder)}).stdout
+    assert scored == dselect("dsir", pool, "-t", target, "-j", 1).stdout
+
+
 def test_a_second_writer_of_one_output_is_refused(endless, dselect, target):
     _, folder = endless
     other = write_records(folder / "other" / "pipe.jsonl", make_pool(3))

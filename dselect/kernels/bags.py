@@ -111,9 +111,9 @@ def _project(
         for column in range(width):
             total += np.float64(row[column]) * np.float64(row[column])
         if total > 0:
-            scale = np.float32(1 / np.sqrt(total))
+            scale = 1 / np.sqrt(total)  # of a model with tiny numbers it is beyond what float32 holds
             for column in range(width):
-                row[column] *= scale
+                row[column] = np.float32(np.float64(row[column]) * scale)
         start = stop
 
 
