@@ -366,7 +366,7 @@ def beside_zipfit(
 ) -> None:
     """Measure the official ZIP-FIT and dselect's on a part of the pool and 64 target documents, one process each."""
     few, documents = (
-        sample(pool, folder / "few-zipfit.jsonl", 16e6),
+        sample(pool, folder / "few-zipfit.jsonl", 32e6),
         plain([str(target)], folder / "zipfit-target.jsonl"),
     )
     lines = Path(documents).read_bytes().splitlines(keepends=True)
