@@ -23,6 +23,7 @@ sweeps
 evaluation
 interoperability
 performance
+scaling
 formats
 design
 changelog
