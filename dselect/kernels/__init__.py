@@ -7,12 +7,14 @@ import os
 import shutil
 import tempfile
 from hashlib import blake2b
+from importlib import metadata
 from pathlib import Path
 
 
 def _choose_cache() -> None:
-    """Point numba at a folder it can write to, before numba is imported; each state of these sources has its own.
+    """Point numba at a folder it can write to, before numba is imported.
 
+    Each state of these sources, and each version of the compiler, has its own.
     numba keeps compiled code beside the source and raises where neither that nor the home folder can be written
     (a read-only image, a cluster node without a home). It also knows a function by its own file alone: where another
     file that it calls into has changed, it would run the old code. The last resort is private and deleted at exit:
@@ -20,7 +22,8 @@ def _choose_cache() -> None:
     """
     here = Path(__file__).parent
     sources = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
-    name = f"dselect-{blake2b(sources, digest_size=8).hexdigest()}"
+    compiler = " ".join(metadata.version(name) for name in ("numba", "llvmlite"))  # no other reads what one has made
+    name = f"dselect-{blake2b(sources + compiler.encode(), digest_size=8).hexdigest()}"
     given = os.environ.get("NUMBA_CACHE_DIR")
     if given:
         if Path(given).name != name:  # not set by the process that this one comes from
