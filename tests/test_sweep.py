@@ -42,6 +42,7 @@ def sweep(tmp_path):
             ["make", "-f", MAKEFILE, *variables, *arguments, "table.md"],
             cwd=tmp_path,
             env={**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "HAPPENS": happens},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             start_new_session=True,  # so that an interrupt is for all of it, as from a keyboard, and not for the test
             capture_output=True,
             check=False,
