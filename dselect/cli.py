@@ -44,7 +44,7 @@ class Commands(TyperGroup):
         """Return the command of this name, imported; None if there is none."""
         if cmd_name not in summaries():
             return None
-        from dselect.options import expand
+        from dselect.calling import expand
 
         module = import_module(f"dselect.commands.{cmd_name.replace('-', '_')}")
         app = typer.Typer(rich_markup_mode=None, add_completion=False)

@@ -7,13 +7,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from dselect.mixtures.portions import Held, Portions
 from dselect.pool import Counts
 from dselect.records.manifest import Ledger
+
+if TYPE_CHECKING:  # every command talks, few mix
+    from dselect.mixtures.portions import Held, Portions
 
 
 class Quietness(Protocol):

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
 from dselect.choice import Choice
-from dselect.console import say_up_to_date
-from dselect.embedding import fit_hashed
 from dselect.engine import usable_cpus
 from dselect.errors import DselectError, UsageError
-from dselect.mixtures.portions import MOST
-from dselect.models import encoders
-from dselect.models.encoders import Encoder
-from dselect.models.hashed import Hashed
-from dselect.models.sentences import SentenceSettings
 from dselect.pipeline import is_folder, open_sink, output_files
 from dselect.pool import Pool, Progress, Tolerance
-from dselect.records.manifest import Call, Ledger, UpToDate, names_file
+from dselect.records.manifest import Ledger
 from dselect.records.reading import Source, discover
-from dselect.records.writing import Opener, Sink, open_output, poison_stdout
+from dselect.records.writing import Opener, Sink, open_output
 from dselect.selection import Budget
+
+if TYPE_CHECKING:
+    from dselect.models.encoders import Encoder
+    from dselect.models.sentences import SentenceSettings
 
 __all__ = ["Argument", "Option"]
 
@@ -53,7 +47,7 @@ MaxMemory = Annotated[str, Option(metavar="SIZE", help="Of n-gram counts; beyond
 Keep = Annotated[str | None, Option(metavar="BUDGET", help="How much to take: 5000, 10%, 30MB, 2Mtok, 10%B or 10%tok.")]
 MaxRepeats = Annotated[
     int,
-    Option(metavar="N", help="Times that a record may be taken, where its domain holds too little.", min=1, max=MOST),
+    Option(metavar="N", help="Times that a record may be taken, where its domain holds too little.", min=1, max=100),
 ]
 Tokens = Annotated[
     str | None,
@@ -373,10 +367,16 @@ class EncoderOptions:
 
     def how(self, run: RunOptions) -> SentenceSettings:
         """Return how a transformer computes: it has threads of its own, as many as there are jobs."""
+        from dselect.models.sentences import SentenceSettings
+
         return SentenceSettings(self.device, self.dtype, self.batch, run.jobs)
 
     def open(self, pool: Pool, run: RunOptions) -> Encoder:
         """Return the encoder, fitted to the pool if it is `hashed`; one that has threads takes the jobs of the pool."""
+        from dselect.embedding import fit_hashed
+        from dselect.models import encoders
+        from dselect.models.hashed import Hashed
+
         found = encoders.from_spec(self.encoder, self.how(run))
         if found is None:
             return fit_hashed(pool, Hashed(self.dimension, self.ngrams), self.fit_on, run.seed)
@@ -400,102 +400,3 @@ class _Nowhere:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pass
-
-
-# Options that do not decide what comes out, or that are files told apart by what they hold.
-_NO_SETTINGS = {
-    "paths",
-    "files_from",
-    "output",
-    "sidecar",
-    "save",
-    "log",
-    "rejects",
-    "answers",
-    "tmp",
-    "jobs",
-    "engine",
-    "quiet",
-    "json_summary",
-    "force",
-}
-
-
-def _call(name: str, values: dict[str, Any], annotations: dict[str, Any]) -> Call:
-    """Return the books' view of a command: options that name files are known by what these hold, not by their names."""
-    settings, files = {}, {}
-    for option, value in values.items():
-        if option in _NO_SETTINGS:
-            continue
-        named = [str(v) for v in (value if isinstance(value, list) else [value]) if v is not None]
-        metavar = str(getattr(annotations[option].__metadata__[0], "metavar", None))
-        if named and ("FILE" in metavar or "DIR" in metavar) and all(map(names_file, named)):
-            files[option] = named
-        else:
-            settings[option] = str(value) if isinstance(value, Path) else value
-    # settings that stand beside a model decide with it
-    beside = [name for name in (f"{model}.json" for model in files.get("model", ())) if names_file(name)]
-    files |= {"model's settings": beside} if beside else {}
-    also = {option: str(values[option]) for option in ("save", "log", "rejects") if values.get(option)}
-    settings["sidecar"] = bool(values.get("sidecar"))
-    output = values.get("output") or values.get("sidecar")
-    return Call(
-        name, settings, files, None if output in ("-", "/dev/stdout") else output, also, force=bool(values.get("force"))
-    )
-
-
-def expand(name: str, command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with every group of options replaced by its options, as typer wants them.
-
-    A run that fails while its records go to standard output ends that stream with the line that readers refuse.
-    """
-    hints = get_type_hints(command, include_extras=True)
-    given = inspect.signature(command).parameters
-    groups = {group: hints[group] for group in given if is_dataclass(hints[group])}
-    flat: dict[str, inspect.Parameter] = {}
-    for own in (parameter for parameter in given if parameter not in groups):
-        default = given[own].default
-        flat[own] = inspect.Parameter(own, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[own])
-    for group in groups.values():
-        group_hints = get_type_hints(group, include_extras=True)
-        for option in _options(group):
-            flat[option.name] = inspect.Parameter(
-                option.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=option.default,
-                annotation=group_hints[option.name],
-            )
-    annotations = {option: parameter.annotation for option, parameter in flat.items()}
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        call = _call(name, values, annotations)
-        built = {
-            group: kind(**{option.name: values.pop(option.name) for option in _options(kind)})
-            for group, kind in groups.items()
-        }
-        options = next(group for group in built.values() if isinstance(group, RunOptions))
-        options.ledger = Ledger(call)
-        try:
-            command(**built, **values)
-        except UpToDate as done:
-            say_up_to_date(call.command, options, done.output, done.summary)
-        except BrokenPipeError:  # whoever read our output has had enough
-            with Path(os.devnull).open("wb") as nothing:
-                os.dup2(nothing.fileno(), sys.stdout.fileno())  # or Python complains while it flushes at exit
-            raise SystemExit(0) from None
-        except BaseException:
-            if any(isinstance(group, OutputOptions) for group in built.values()) and call.output is None:
-                poison_stdout()
-            raise
-        finally:
-            options.ledger.close()
-
-    run.__signature__ = inspect.Signature(list(flat.values()))  # type: ignore[attr-defined]  # what inspect looks for
-    run.__annotations__ = annotations
-    del run.__wrapped__  # else get_type_hints would look there
-    return run
-
-
-def _options(group: Any) -> list[Any]:
-    return [option for option in fields(group) if option.init]

@@ -17,10 +17,10 @@ LAYERS = [
     {"pool"},
     {"pipeline"},
     {"sampling"},
-    {"fitting", "classifiers", "importance", "embedding", "refinement"},
+    {"fitting", "classifiers", "importance", "embedding", "near_duplicates", "refinement"},
     {"judging", "mixtures"},
     {"options", "console"},
-    {"reporting"},
+    {"reporting", "calling"},
     {"commands"},
     {"cli"},
 ]

@@ -21,6 +21,7 @@ from dselect import draws
 from dselect.console import Run, say_portions, size, table
 from dselect.embedding import KERNELS
 from dselect.errors import DselectError, UsageError
+from dselect.mixtures.climbing import Setting, climbed, trust
 from dselect.mixtures.domains import Domains, Field, fit_domains
 from dselect.mixtures.mixture import Mixture
 from dselect.mixtures.portions import Held, portions, write_portions
@@ -43,7 +44,7 @@ from dselect.pipeline import is_folder
 from dselect.pool import Counts, Pool
 from dselect.records.batch import Batch
 from dselect.records.writing import publish
-from dselect.search import PredictorName, WeightSearch, best_predictor, cross_validated, rounded
+from dselect.search import PredictorName, WeightSearch
 from dselect.selection import Budget
 
 PROXY = 5_000_000  # bytes of a mixture that a proxy learns from, unless --keep asks for fewer
@@ -123,85 +124,6 @@ class Target:
     name: str
     weight: float
     texts: list[bytes]
-
-
-@dataclass
-class Setting:
-    """A search: what measures, where that is noted, how much each target counts; sign: -1 of what is maximised."""
-
-    search: WeightSearch
-    proxy: Proxy
-    trials: Trials
-    shares: Floats
-    sign: float
-
-    def try_out(self, mixtures: Floats) -> Floats:
-        """Measure mixtures, tell the search, return what they cost: float64 (n,)."""
-        losses = self.losses(self.trials.measured(self.proxy, mixtures))
-        self.search.tell(mixtures, losses)
-        return losses
-
-    def losses(self, measured: Floats) -> Floats:
-        """Return one loss for what was measured on each target."""
-        return np.asarray(self.sign * (measured @ self.shares))
-
-
-@dataclass
-class Found:
-    """The answer: weights float64 (d,); mixtures worth seeing; what is known about them."""
-
-    answer: Floats
-    columns: dict[str, Floats]
-    facts: dict[str, Any]
-
-
-def climbed(setting: Setting, counts: Sequence[int], say: Any) -> Found:
-    """Search in rounds of so many mixtures; the best predicted is the answer if it measures up to the best measured.
-
-    The pool's own proportions are tried first: what the answer is compared with.
-    """
-    search, sign = setting.search, setting.sign
-    proportional = rounded(search.prior[None])
-    plain = float(setting.try_out(proportional)[0])
-    for number, count in enumerate(counts, 1):
-        losses = setting.try_out(search.ask(count))
-        best = sign * float(search.losses_.min())
-        lowest = sign * float(losses.min())
-        say(f"round {number} of {len(counts)}: {count} mixtures, the best at {lowest:.4f}; of all {best:.4f}")
-    others, measured = setting.trials.others(search.weights_)
-    if len(others):
-        search.tell(others, setting.losses(measured))
-    facts = trust(search)
-    fitted, predicted = search.fitted(), search.best_predicted()
-    lowest, measured_best, tried = float(search.losses_.min()), search.best_measured(), len(search.losses_)
-    expected, off = float(fitted.predict(predicted[None])[0]), float(fitted.deviations(predicted[None])[0])
-    confirmation = float(setting.try_out(predicted[None])[0])
-    confirmed = confirmation <= lowest
-    answer = predicted if confirmed else measured_best
-    return Found(
-        answer,
-        {"pool": search.prior, "best measured": measured_best, "best predicted": predicted, "answer": answer},
-        {
-            "tried": tried,
-            "proportional": sign * plain,
-            "best_measured": sign * lowest,
-            "predicted": sign * expected,
-            "deviation": off,
-            "confirmation": sign * confirmation,
-            "confirmed": confirmed,
-            "answer": sign * min(lowest, confirmation),
-            **facts,
-        },
-    )
-
-
-def trust(search: WeightSearch) -> dict[str, Any]:
-    """Return which predictor is fitted, and how well it ranks points that it has not seen."""
-    name = search.predictor
-    if name == "auto":
-        name = best_predictor(search.weights_, search.losses_)
-    checked = cross_validated(name, search.weights_, search.losses_)
-    return {"predictor": name, "rank_correlation": checked.rank_correlation, "error": checked.error}
 
 
 def key_of(options: ProxyOptions, held: Held, targets: Sequence[Target], budget: int, seed: int) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from dselect.errors import DselectError, UsageError
 from dselect.models import kmeans
 from dselect.models.encoders import Encoder
 from dselect.models.kmeans import Clusters
+from dselect.near_duplicates import near_duplicates
 from dselect.options import (
     As,
     ChoiceOptions,
@@ -206,50 +206,6 @@ class Pick:
         facts |= {name: sum(part.facts[name] for part in parts) for name in ("kept", "achieved")}
         positions = np.sort(np.concatenate([part.positions for part in parts]))
         return Kept(positions, parts[-1].cut, facts)
-
-
-@dataclass(frozen=True)
-class _Vectors:
-    """Vectors of a block: the work of the pass for near duplicates."""
-
-    source: VectorSource
-
-    def __call__(self, batch: Batch) -> bytes:
-        """Return the vectors, end to end."""
-        return self.source.of(batch).tobytes()
-
-
-def near_duplicates(pool: Pool, source: VectorSource, labels: Ints, best_first: Ints, threshold: float) -> Any:
-    """Tell of every record whether its cosine with a better one of its cluster is above the threshold: bool (n,).
-
-    SemDeDup (Abbas et al. 2023), which keeps what is farthest from the centre; here what ranks best. A record that is
-    itself left out still speaks against others, as in their code. Vectors are kept in a temporary file, and in memory
-    those of one cluster.
-    """
-    from dselect.kernels.vectors import alike
-
-    dropped = np.zeros(len(labels), bool)
-    with tempfile.TemporaryFile(dir=pool.spool_folder, prefix="dselect-") as file:
-        try:
-            for _, data in pool.map(_Vectors(source), "vectors"):
-                file.write(data)
-            file.flush()
-        except OSError as error:
-            raise DselectError(f"cannot keep vectors: {error.strerror}", way_out="--tmp DIR names a folder") from error
-        if not len(labels):
-            return dropped
-        vectors = np.memmap(file, np.float32, "r", shape=(len(labels), source.dimension))
-        by_cluster = best_first[np.argsort(labels[best_first], kind="stable")]
-        ends = np.cumsum(np.bincount(labels[best_first]))
-        for cluster, end in enumerate(ends.tolist()):
-            members = by_cluster[ends[cluster - 1] if cluster else 0 : end]
-            dropped[members] = alike(_unit(vectors[members]), threshold)
-    return dropped
-
-
-def _unit(vectors: Any) -> Any:
-    lengths = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1))
-    return (vectors / np.where(lengths, lengths, 1)[:, None]).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit, types
 
 from dselect.kernels.ngrams import bucket_of
-from dselect.kernels.words import BYTES, Ints, chain, lower_bytes, next_words, word_classes
+from dselect.kernels.words import BYTES, Ints, chain, keep_last, lower_bytes, next_words, word_classes
 
 NO_FEATURE = 0  # in a table of features: this bucket is none
 _CHUNK = 4096  # word hashes held at a time: memory does not grow with the document
@@ -60,10 +60,7 @@ def _bags(data: Any, ends: Any, classes: Any, longest: Any, places: Any, bag_end
                         found[filled_bags] = bucket
                         counts[filled_bags] = 1
                         filled_bags += 1
-            carried = min(filled, longest - 1)
-            for i in range(carried):
-                hashes[i] = hashes[filled - carried + i]
-            kept = carried
+            kept = keep_last(hashes, filled, longest)
         bag_ends[document] = filled_bags
         start = stop
     return filled_bags
@@ -96,10 +93,7 @@ def _project(
                         met[distinct] = feature
                         distinct += counts[feature] == 0
                         counts[feature] += 1
-            carried = min(filled, longest - 1)
-            for i in range(carried):
-                hashes[i] = hashes[filled - carried + i]
-            kept = carried
+            kept = keep_last(hashes, filled, longest)
         row = rows[document]
         for k in range(distinct):
             feature = met[k]

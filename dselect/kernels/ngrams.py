@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from dselect.kernels.words import BYTES, Floats, Ints, chain, lower_bytes, next_words, word_classes
+from dselect.kernels.words import BYTES, Floats, Ints, chain, keep_last, lower_bytes, next_words, word_classes
 
 _CHUNK = 4096  # word hashes held at a time: memory does not grow with the document
 
@@ -52,11 +52,7 @@ def _count(data: Any, ends: Any, classes: Any, longest: Any, counts: Any) -> Any
                     h = chain(h, hashes[first])
                     counts[bucket_of(h, buckets)] += 1
                     total += 1
-            # the last words stay: the next chunk's n-grams begin in them
-            carried = min(filled, longest - 1)
-            for i in range(carried):
-                hashes[i] = hashes[filled - carried + i]
-            kept = carried
+            kept = keep_last(hashes, filled, longest)
         start = stop
     return total
 
@@ -85,10 +81,7 @@ def _score(data: Any, ends: Any, classes: Any, longest: Any, weights: Any, sums:
                         for column in range(columns):
                             sums[document, column] += weights[bucket, column]
                     seen += 1
-            carried = min(filled, longest - 1)
-            for i in range(carried):
-                hashes[i] = hashes[filled - carried + i]
-            kept = carried
+            kept = keep_last(hashes, filled, longest)
         grams[document] = seen
         if columns == 1:
             sums[document, 0] = total

@@ -114,6 +114,15 @@ def chain(h: Any, word: Any) -> Any:
     return h ^ (h >> np.uint64(32))
 
 
+@njit(types.int64(types.uint64[::1], types.int64, types.int64), cache=True, nogil=True, inline="always")
+def keep_last(hashes: Any, filled: Any, longest: Any) -> Any:
+    """Move the last words to the front, where the n-grams of the next ones begin; return how many."""
+    kept = min(filled, longest - 1)
+    for i in range(kept):
+        hashes[i] = hashes[filled - kept + i]
+    return kept
+
+
 @njit(types.int64(types.uint8), cache=True, nogil=True, inline="always")
 def width(first: Any) -> Any:
     """Return how many bytes the code point takes that begins with this byte."""

@@ -18,8 +18,6 @@ from dselect.records.batch import Batch
 from dselect.records.writing import Sink
 from dselect.selection import Budget
 
-MOST = 100  # times that a record may be taken
-
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Counts = np.ndarray[Any, np.dtype[np.uint8]]
 

@@ -13,11 +13,10 @@ import json
 import os
 import platform
 import resource
-import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -27,12 +26,12 @@ from typing import Any, BinaryIO
 
 from dselect import __version__
 from dselect.errors import DselectError
+from dselect.records.fingerprints import all_same, as_written, entry_of, named_files, refuse_collisions, same, state_of
 from dselect.records.reading import Source, digest
 from dselect.records.writing import is_special, publish, write_all
 
 Json = dict[str, Any]
 _PACKAGE = Path(__file__).parents[1]
-_KINDS = ("hf:", "st:", "static:", "lm:")  # of models, named before their path
 
 
 class UpToDate(BaseException):
@@ -97,14 +96,14 @@ class Ledger:
         done of a folder may stay. DselectError where a file that is read would be written.
         """
         self._facts, self._shard_facts = facts, shard_facts
-        self._inputs = [{"name": s.relative, **(_entry(s.path) if s.path else {"path": s.name})} for s in sources]
-        self._files = {option: _named_files(values) for option, values in self.call.files.items()}
+        self._inputs = [{"name": s.relative, **(entry_of(s.path) if s.path else {"path": s.name})} for s in sources]
+        self._files = {option: named_files(values) for option, values in self.call.files.items()}
         read = [entry["path"] for entries in (self._inputs, *self._files.values()) for entry in entries]
         also = list(map(Path, self.call.also.values()))
         for path in also:  # two outputs of one name are told apart where they are opened, which knows their inputs
             if path.resolve() in {other.resolve() for other in (*outputs, *also) if other is not path}:
                 raise DselectError("this output is named twice", where=str(path))
-        _refuse_collisions([*outputs, *also], read)
+        refuse_collisions([*outputs, *also], read)
         main = self.call.output or next(iter(self.call.also.values()), None)
         if main is None or is_special(Path(main)):
             return
@@ -139,13 +138,13 @@ class Ledger:
         return bool(
             book.get("key") == self._key()
             and set(files) == set(self._files)
-            and all(_all_same(files[option], now) for option, now in self._files.items())
+            and all(all_same(files[option], now) for option, now in self._files.items())
         )
 
     def _stop_if_up_to_date(self, folder: bool) -> None:
         assert self._main is not None
         old, also = self._old, self._old.get("also", {})
-        same_inputs = len(self.done) == len(self._inputs) if folder else _all_same(old.get("inputs", []), self._inputs)
+        same_inputs = len(self.done) == len(self._inputs) if folder else all_same(old.get("inputs", []), self._inputs)
         if self._stale or not self._same_call(old) or not same_inputs or set(also) != set(self.call.also):
             return
         if folder and self._inputs:
@@ -154,19 +153,19 @@ class Ledger:
             outputs = old.get("outputs", []) if self.call.output else []
             states = [(self._main.parent / output["path"], output) for output in outputs]
         states += [(Path(path), also[option]) for option, path in self.call.also.items()]
-        if not states or not all(_as_written(path, state) for path, state in states):
+        if not states or not all(as_written(path, state) for path, state in states):
             return
         for path, state in states:
             with suppress(PermissionError):
                 os.utime(path)  # or make would run this command for ever
-            state |= _state(path)
+            state |= state_of(path)
         for output in old.get("outputs", []):
             with suppress(OSError):
-                output |= _state(self._main.parent / output["path"])
+                output |= state_of(self._main.parent / output["path"])
         with suppress(DselectError):
             _write_json(_manifest_path(self._main), old)
         self._end_journal()
-        summary = old.get("summary", {}) if _all_same(old.get("inputs", []), self._inputs) else {}
+        summary = old.get("summary", {}) if all_same(old.get("inputs", []), self._inputs) else {}
         raise UpToDate(str(self._main), {"command": self.call.command, **summary})
 
     # -- a folder, shard by shard
@@ -201,11 +200,11 @@ class Ledger:
         listed = [*self._old.get("inputs", []), *self._old.get("others", [])]
         self._listed = [entry for entry in (*listed, *finished) if "output" in entry]
         for book, entries in ((self._old, listed), (head, finished)):
-            if resume and self._same_call(book) and not (whole and not _all_same(book["inputs"], self._inputs)):
+            if resume and self._same_call(book) and not (whole and not all_same(book["inputs"], self._inputs)):
                 earlier |= {entry["name"]: entry for entry in entries if "output" in entry}
         for number, now in enumerate(self._inputs):
             entry = earlier.pop(now["name"], None)
-            if entry and _same(entry, now) and _as_written(self._main / now["name"], entry["output"]):
+            if entry and same(entry, now) and as_written(self._main / now["name"], entry["output"]):
                 self.done[number] = entry
         self._others = list(earlier.values()) if not whole else []
 
@@ -218,7 +217,7 @@ class Ledger:
         assert self._main is not None
         names = {entry["name"] for entry in self._inputs}
         elsewhere = {e["name"]: e for e in self._listed if e["name"] not in names}.values()
-        others = [entry for entry in elsewhere if _as_written(self._main / entry["name"], entry["output"])]
+        others = [entry for entry in elsewhere if as_written(self._main / entry["name"], entry["output"])]
         gone = [entry for entry in others if not os.path.lexists(entry["path"])]
         alive = [entry for entry in others if entry not in gone]
         kept = [entry["name"] for entry in self._others]
@@ -257,7 +256,7 @@ class Ledger:
 
     def wrote(self, path: Path, number: int) -> None:
         """Note an output that has its final name; in a folder, the number of its source."""
-        state = _state(path)
+        state = state_of(path)
         self._outputs[str(path)] = state
         if self._journal is not None and number < len(self._inputs):
             self._inputs[number] |= {**self._shard_facts(number), "output": state}
@@ -286,7 +285,7 @@ class Ledger:
         """Return the entry of a file with a digest of its bytes, if it is still what it was."""
         found = self._digests.get(entry["path"])
         with suppress(DselectError):
-            if found and _entry(Path(entry["path"])).items() <= entry.items():
+            if found and entry_of(Path(entry["path"])).items() <= entry.items():
                 return {**entry, "blake2b": found}
         return entry
 
@@ -300,7 +299,7 @@ class Ledger:
             "inputs": self._inputs,
             "others": self._others,
             "outputs": outputs,
-            "also": {option: _state(Path(path)) for option, path in self.call.also.items()},
+            "also": {option: state_of(Path(path)) for option, path in self.call.also.items()},
             "summary": summary,
             "peak_memory_bytes": _peak_memory(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -312,7 +311,7 @@ class Ledger:
         folder, deleted = self._main.resolve(), 0
         for entry in self._stale:
             path = self._main / entry["name"]
-            if path.resolve().is_relative_to(folder) and _as_written(path, entry["output"]):
+            if path.resolve().is_relative_to(folder) and as_written(path, entry["output"]):
                 path.unlink()
                 deleted += 1
         for temporary in self._main.rglob(".*.tmp") if self._killed else ():
@@ -328,25 +327,6 @@ class Ledger:
 def manifest_of(output: Path) -> Json:
     """Return the manifest beside an output; nothing where there is none, or none that can be read."""
     return _read_json(_manifest_path(output))
-
-
-def unchanged(entry: Json, path: Path) -> bool:
-    """Tell whether a file has the size and the time that a manifest's entry says."""
-    return "size" in entry and _as_written(path, {key: entry.get(key) for key in ("size", "mtime_ns")})
-
-
-def names_file(value: str) -> bool:
-    """Tell whether an option's value is a path, or NAME=PATH, of something that is there."""
-    return _path_of(value).exists()
-
-
-def _path_of(value: str) -> Path:
-    """Return the path that a value names: PATH, NAME=PATH, or either after what kind it is of, as in hf:PATH."""
-    if "=" in value and not Path(value).exists():
-        value = value.split("=", 1)[1]
-    for kind in _KINDS:
-        value = value.removeprefix(kind)
-    return Path(value)
 
 
 @cache
@@ -370,78 +350,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _named_files(values: Iterable[str]) -> list[Json]:
-    """Return an entry for every file that option values name; a folder stands for the files in it."""
-    found = []
-    for value in values:
-        path = _path_of(value)
-        name = value.split("=", 1)[0] if "=" in value and not Path(value).exists() else path.name
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-            found += [{"name": p.relative_to(path).as_posix(), **_entry(p)} for p in inside]
-        else:
-            found.append({"name": name, **_entry(path)})
-    return found
-
-
-def _entry(path: Path) -> Json:
-    """Return where a file that is read lies, its size and time; of a pipe, nothing that could ever agree."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DselectError(f"cannot read: {error.strerror}", where=str(path)) from error
-    entry: Json = {"path": str(path)}
-    if stat.S_ISREG(status.st_mode):
-        entry |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    return entry
-
-
-def _all_same(old: Sequence[Json], now: Sequence[Json]) -> bool:
-    return len(old) == len(now) and all(map(_same, old, now))
-
-
-def _same(old: Json, now: Json) -> bool:
-    """Tell whether a file is what an earlier run read under this name: by size and time, else by content."""
-    if old.get("name") != now["name"] or "size" not in now or old.get("size") != now["size"]:
-        return False
-    return old.get("mtime_ns") == now["mtime_ns"] or (
-        old.get("blake2b") is not None and old["blake2b"] == digest(Path(now["path"]))
-    )
-
-
-def _state(path: Path) -> Json:
-    """Return size and time of a file that was written; of a pipe or device, nothing that could ever agree."""
-    status = path.stat()
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns} if stat.S_ISREG(status.st_mode) else {}
-
-
-def _as_written(path: Path, state: Json) -> bool:
-    try:
-        now = _state(path)
-    except OSError:
-        return False
-    return bool(now) and all(state.get(key) == value for key, value in now.items())
-
-
 def _manifest_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.manifest.json")
-
-
-def _refuse_collisions(outputs: Sequence[Path], read: Sequence[str]) -> None:
-    """Raise DselectError where a file that is read would be written."""
-    inputs = {}
-    for name in read:
-        with suppress(OSError):
-            inputs[_identity(Path(name))] = name
-    for path in outputs:
-        with suppress(OSError):
-            if _identity(path) in inputs and not is_special(path):
-                raise DselectError("this output is one of the inputs", where=str(path))
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
 
 
 def _visible(folder: Path) -> bool:
