@@ -204,7 +204,7 @@ def _shares(columns: Mapping[str, Any], choice: Choice, budget: int) -> tuple[An
         unknown = sorted(set(given) - {label or "" for label in labels})
         if unknown and isinstance(choice.quota, str):
             raise DselectError(
-                f"no records of the domain {unknown[0]!r}; there are: {', '.join(str(labels[i]) for i in names[:12])}",
+                f"no records of the domain {unknown[0]!r}; there are: {', '.join(str(labels[i]) for i in names[:12]) or 'no records'}",
                 where=choice.quota,
             )
     closed = np.array([choice.quota not in ("equal", "proportional") and not weight for weight in weights], bool)
