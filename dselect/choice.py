@@ -203,10 +203,8 @@ def _shares(columns: Mapping[str, Any], choice: Choice, budget: int) -> tuple[An
         weights = [given.get(labels[i] or "", 0) for i in names]
         unknown = sorted(set(given) - {label or "" for label in labels})
         if unknown and isinstance(choice.quota, str):
-            raise DselectError(
-                f"no records of the domain {unknown[0]!r}; there are: {', '.join(str(labels[i]) for i in names[:12]) or 'no records'}",
-                where=choice.quota,
-            )
+            there = ", ".join(str(labels[i]) for i in names[:12]) or "none"
+            raise DselectError(f"no records of the domain {unknown[0]!r}; there are: {there}", where=choice.quota)
     closed = np.array([choice.quota not in ("equal", "proportional") and not weight for weight in weights], bool)
     return order, mixing.budgets(weights, budget), closed
 

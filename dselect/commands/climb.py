@@ -379,7 +379,7 @@ def _spent(asked: str | None, keep: Budget | None, held: int) -> int:
 def _prior(held: Held) -> Floats:
     totals = np.array(held.totals, np.float64)
     if (totals > 0).sum() < 2:
-        raise DselectError(f"the pool has {int((totals > 0).sum())} domain: nothing to mix", way_out="--within FIELD")
+        raise DselectError("the pool has fewer than two domains: nothing to mix", way_out="--within FIELD")
     return np.asarray(totals / totals.sum())
 
 

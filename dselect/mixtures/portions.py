@@ -63,7 +63,7 @@ class Held:
         missing = [name for name, weight in given.items() if weight and name not in self.names]
         if missing:
             raise DselectError(
-                f"no records of the domain {missing[0]!r}; there are: {', '.join(self.names[:12]) or 'no records'}",
+                f"no records of the domain {missing[0]!r}; there are: {', '.join(self.names[:12]) or 'none'}",
                 where=where,
             )
         return [given.get(name, 0.0) for name in self.names]
