@@ -10,16 +10,16 @@ BIN := $(VENV)/bin
 # The CPU build of this version comes before anything that depends on torch, or several GB of CUDA come along.
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-all test-lowest fuzz bench evaluation rating sweep lint docs site neural clean
+.PHONY: demo test test-all test-lowest fuzz bench bench-large evaluation rating sweep lint docs site neural clean
 demo: $(VENV)/installed
 	$(BIN)/python docs/demo.py
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
-# The long form: 50 runs killed at random moments, and what takes longest.
+# The long form: every way of writing killed at random moments, every division of the work, and what else takes long.
 test-all: $(VENV)/installed
-	DSELECT_KILLS=50 $(BIN)/python -m pytest --numprocesses $(JOBS)
+	DSELECT_LONG=1 $(BIN)/python -m pytest --numprocesses $(JOBS)
 
 # The same tests with the oldest versions that pyproject.toml allows.
 test-lowest: $(VENV)/lowest/installed
@@ -50,6 +50,16 @@ lint: $(VENV)/installed
 # Speed and memory beside the floor and the official package, as ratios from one run; the table goes to docs/performance.md.
 bench: $(VENV)/installed $(VENV)/official/installed
 	$(BIN)/python tests/bench/run.py --official $(VENV)/official/bin/python --page docs/performance.md
+
+# Time and memory over pools of 1 to 10 GB, which are made first: half an hour, and 15 GB in WORK.
+WORK ?= /tmp
+bench-large: $(VENV)/installed $(VENV)/ray/installed
+	$(BIN)/python tests/bench/large.py --work $(WORK) --ray $(VENV)/ray/bin/python --page docs/performance.md --plot docs/memory.svg
+
+$(VENV)/ray/installed: pyproject.toml | $(VENV)/installed
+	test -x $(VENV)/ray/bin/python || $(PYTHON) -m venv $(VENV)/ray
+	$(VENV)/ray/bin/pip install --quiet --disable-pip-version-check --editable '.[ray]'
+	touch $@
 
 # What is compared with stays out of the environment that dselect lives in.
 $(VENV)/official/installed: | $(VENV)/installed

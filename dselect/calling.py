@@ -100,7 +100,7 @@ def expand(name: str, command: Callable[..., None]) -> Callable[..., None]:
                 os.dup2(nothing.fileno(), sys.stdout.fileno())  # or Python complains while it flushes at exit
             raise SystemExit(0) from None
         except BaseException:
-            if any(isinstance(group, OutputOptions) for group in built.values()) and call.output is None:
+            if any(isinstance(group, OutputOptions) for group in built.values()) and call.records and not call.output:
                 poison_stdout()
             raise
         finally:

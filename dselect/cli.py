@@ -18,6 +18,7 @@ from dselect import __version__
 from dselect.errors import DselectError
 
 FAILED, INTERNAL = 1, 70
+_STOPPING = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal has gone"}
 
 
 def summaries() -> dict[str, str]:
@@ -100,7 +101,7 @@ class Stopped(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
-        self.number = number
+        self.number = signal.Signals(number)
 
 
 def _stop(number: int, frame: object) -> NoReturn:
@@ -109,8 +110,9 @@ def _stop(number: int, frame: object) -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and exit with its status: see `docs/concepts.md` for what each means."""
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    for number in _STOPPING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # what nohup or a shell's & have switched off stays off
+            signal.signal(number, _stop)
     # scores must not depend on how many threads a matrix product is split over
     for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(threads, "1")
@@ -136,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _say(f"<stdout>: cannot write: {error.strerror}" if unnamed else str(error))
         sys.exit(FAILED)
     except Stopped as stopped:
-        _say("interrupted" if stopped.number == signal.SIGINT else "terminated")
+        _say(_STOPPING[stopped.number])
         sys.exit(128 + stopped.number)
     except MemoryError:
         _say("out of memory (use fewer --jobs)")

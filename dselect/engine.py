@@ -229,6 +229,7 @@ class _Channel:
 def _serve(pipe: Connection, arena: _Arena, function: Callable[[Any], Any]) -> None:
     """Answer items until the pipe closes; the parent decides about interrupts, and its death closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     channel = _Channel(pipe, arena, writes=1, reads=0)
     items: deque[bytes] = deque()

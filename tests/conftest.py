@@ -18,7 +18,8 @@ import zstandard
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 DSELECT = [sys.executable, "-m", "dselect"]
-long = pytest.mark.skipif("DSELECT_KILLS" not in os.environ, reason="takes long: make test-all")
+LONG = "DSELECT_LONG" in os.environ
+long = pytest.mark.skipif(not LONG, reason="takes long: make test-all")
 
 
 class Outcome:
@@ -40,7 +41,7 @@ class Outcome:
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
     """Name the socket of a server that runs the program warm; None where every run starts cold."""
-    if "DSELECT_KILLS" in os.environ:
+    if LONG:
         yield None
         return
     path = tmp_path_factory.mktemp("warm") / "s"
@@ -120,6 +121,16 @@ def read_bytes(path: Path) -> bytes:
         assert frame.eof, "a frame is cut short"
         data = frame.unused_data
     return b"".join(found)
+
+
+def wait_for(condition, seconds=30):
+    """Return what the condition gives once it gives something."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
 
 
 def children(pid):

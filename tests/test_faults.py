@@ -14,7 +14,17 @@ import zstandard
 
 from dselect.errors import DselectError
 from dselect.records.reading import chunks, discover
-from tests.conftest import DSELECT, children, lines, make_pool, make_target, read_bytes, read_records, write_records
+from tests.conftest import (
+    DSELECT,
+    children,
+    lines,
+    make_pool,
+    make_target,
+    read_bytes,
+    read_records,
+    wait_for,
+    write_records,
+)
 
 
 def left_behind(folder):
@@ -153,22 +163,14 @@ def alive(pid):
         return False
 
 
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")
-
-
 @pytest.fixture
 def endless(tmp_path, dselect, target):
     """Start a run with two workers over a pool that does not end: (process, its folder)."""
     dselect("dsir", target, "--target", target, "--save", "model")
     os.mkfifo(tmp_path / "pipe.jsonl")
     process = subprocess.Popen(
-        [*DSELECT, "dsir", "pipe.jsonl", "--model", "model", "-o", "out/", "-j", "2"],
+        # where the tests run in the background, signals may be switched off
+        ["env", "--default-signal", *DSELECT, "dsir", "pipe.jsonl", "--model", "model", "-o", "out/", "-j", "2"],
         cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     feeder = subprocess.Popen([sys.executable, "-c", FEED, str(tmp_path / "pipe.jsonl")], stderr=subprocess.DEVNULL)
@@ -201,7 +203,7 @@ def test_a_worker_that_dies_ends_the_run_with_a_clear_error(endless):
     assert left_behind(folder) == []
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupt_leaves_no_process_and_no_partial_file(number, status, endless):
     process, folder = endless
     workers = children(process.pid)
@@ -211,6 +213,22 @@ def test_an_interrupt_leaves_no_process_and_no_partial_file(number, status, endl
     wait_for(lambda: not any(map(alive, workers)))
     assert left_behind(folder) == []
     assert list(folder.glob("out/*")) == []
+
+
+def test_what_nohup_switched_off_stays_off(tmp_path, target):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    process = subprocess.Popen(
+        ["nohup", *DSELECT, "dsir", "pipe.jsonl", "-t", str(target), "-o", "out.jsonl", "-j", "2", "-q"],
+        cwd=tmp_path, start_new_session=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    with open(tmp_path / "pipe.jsonl", "wb") as pipe:
+        pipe.write(lines(make_pool(3)))
+        pipe.flush()
+        wait_for(lambda: left_behind(tmp_path))
+        os.killpg(process.pid, signal.SIGHUP)
+        pipe.write(lines(make_pool(4)))
+    assert process.wait(30) == 0
+    assert len(read_records(tmp_path / "out.jsonl")) == 7
 
 
 def test_a_run_killed_outright_leaves_no_process_and_nothing_under_the_final_name(endless, dselect, target):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -53,3 +54,22 @@ def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
     assert done.stdout.count(b'"dsir":') == 5
     module = subprocess.run([python, "-m", "dselect", "--version"], capture_output=True, check=True)
     assert module.stdout.startswith(b"dselect ")
+
+
+@long
+def test_the_source_distribution_holds_what_is_committed_and_builds_the_same_wheel(wheel, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    assert pip("install", "--quiet", "hatchling", python=python).returncode == 0
+    subprocess.run([python, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path], cwd=ROOT, check=True)
+    source = next(tmp_path.glob("*.tar.gz"))
+    with tarfile.open(source) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert held - {"PKG-INFO", ".gitignore"} == {name for name in tracked if not name.startswith(".")}
+    assert pip("wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(source)).returncode == 0
+    again = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
+    first = zipfile.ZipFile(wheel)
+    assert {name: again.read(name) for name in again.namelist()} == {
+        name: first.read(name) for name in first.namelist()
+    }

@@ -1,20 +1,15 @@
 """A run that is done is not done again, a killed one goes on; what has changed is redone, and only that."""
 
 import json
-import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 
 import pytest
 
-from tests.conftest import DSELECT, children, make_pool, make_target, read_records, write_records
+from tests.conftest import DSELECT, make_pool, make_target, read_records, write_records
 
-KILLS = int(os.environ.get("DSELECT_KILLS", "4"))
 SHARDS = [f"{shard}.jsonl.zst" for shard in range(4)]
 
 
@@ -295,56 +290,9 @@ def large(tmp_path_factory):
             record["text"] = " ".join([record["text"]] * 20)
         write_records(folder / "pool" / f"{shard:02d}.jsonl.zst", records)
     write_records(folder / "target.jsonl", make_target())
-    for options in (["--save", "model"], ["-o", "scored/"], ["--keep", "40%", "-o", "kept/"], ["-o", "one.jsonl.zst"]):
+    for options in (["--save", "model"], ["-o", "scored/"]):
         subprocess.run([*DSELECT, "dsir", "pool", "--target", "target.jsonl", *options, "-q"], cwd=folder, check=True)
     return folder
-
-
-def run_and_kill(arguments, folder, after, random_):
-    """Start a run, kill one of its processes after a while, the parent or another; return its exit status."""
-    process = subprocess.Popen([*DSELECT, *arguments, "-q", "-j", "2"], cwd=folder, stderr=subprocess.DEVNULL)
-    try:
-        process.wait(after)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.kill(random_.choice([process.pid, *children(process.pid)]), signal.SIGKILL)
-        process.wait(60)
-    return process.returncode
-
-
-WAYS = {
-    "scored/": ["dsir", "pool", "--model", "model", "-o"],
-    "kept/": ["dsir", "pool", "--target", "target.jsonl", "--keep", "40%", "-o"],
-    "one.jsonl.zst": ["dsir", "pool", "--model", "model", "-o"],
-}
-
-
-@pytest.mark.parametrize("number", range(KILLS))
-def test_a_killed_run_leaves_nothing_half_done_and_the_next_one_ends_with_the_same_bytes(number, large, tmp_path):
-    random_ = random.Random(number)
-    name = list(WAYS)[number % len(WAYS)]
-    for link in ("pool", "model", "target.jsonl"):
-        (tmp_path / link).symlink_to(large / link)
-    arguments = [*WAYS[name], name]
-    for _ in range(3):
-        status = run_and_kill(arguments, tmp_path, random_.uniform(0.2, 2.5), random_)
-        output, wanted = tmp_path / name, large / name
-        if output.is_dir():
-            for path in output.iterdir():
-                if not path.name.startswith("."):
-                    assert path.read_bytes() == (wanted / path.name).read_bytes()
-        elif output.exists():
-            assert output.read_bytes() == wanted.read_bytes()
-        if status == 0:
-            break
-        time.sleep(0.2)  # workers notice that their parent is gone
-    subprocess.run([*DSELECT, *arguments, "-q"], cwd=tmp_path, check=True)
-    if output.is_dir():
-        assert contents(output) == contents(wanted)
-    else:
-        assert output.read_bytes() == wanted.read_bytes()
-    hidden = [path.name for path in tmp_path.rglob(".*")]
-    assert hidden == []
 
 
 def test_a_killed_run_goes_on_where_it_was(large, tmp_path):

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import orjson
 import zstandard
 
 from dselect.errors import DselectError
@@ -29,7 +30,7 @@ BLOCK = 1 << 20  # bytes of decompressed lines handed to a worker at a time
 LONGEST_LINE = 1 << 28
 POISON = b'{"dselect_failed":'
 
-_SLICE = 1 << 14  # compressed bytes fed at once: bounds what a hostile file can make of them
+_SLICE = 1 << 12  # compressed bytes fed at once: no more than 128 MiB can be made of them, by zstd's format
 _WINDOW = 1 << 27
 _ZSTD, _GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
@@ -170,7 +171,7 @@ def blocks(number: int, source: Source, chunks: Iterable[bytes]) -> Iterator[Blo
     fresh = True
     failure: DselectError | None = None
     try:
-        for chunk in chunks:
+        for chunk in _small(chunks):
             if fresh and chunk:
                 chunk, fresh = chunk.removeprefix(b"\xef\xbb\xbf"), False
             pending.append(chunk)
@@ -180,9 +181,10 @@ def blocks(number: int, source: Source, chunks: Iterable[bytes]) -> Iterator[Blo
             cut = chunk.rfind(b"\n") + 1
             if not cut:
                 if held > LONGEST_LINE:
-                    raise DselectError(
-                        f"a line longer than {LONGEST_LINE >> 20} MiB", where=f"{source.name}:{first_line}"
-                    )
+                    line = first_line + sum(piece.count(b"\n") for piece in pending)
+                    while pending and b"\n" not in pending[-1]:  # the long line, which is not wanted any more
+                        pending.pop()
+                    raise DselectError(f"a line longer than {LONGEST_LINE >> 20} MiB", where=f"{source.name}:{line}")
                 continue
             pending[-1] = chunk[:cut]
             data = b"".join(pending)
@@ -194,18 +196,39 @@ def blocks(number: int, source: Source, chunks: Iterable[bytes]) -> Iterator[Blo
         failure = error
     data = b"".join(pending)
     whole = data.rfind(b"\n") + 1
-    if not failure and data.startswith(POISON, whole):
-        failure = DselectError(
-            "the dselect command before this one in the pipe failed",
-            where=source.name,
-            way_out="its own message says why",
-        )
+    if not failure and len(data) > whole:
+        failure = _unfinished(data[whole:], source, first_line + data.count(b"\n"))
     if failure:
         data = data[:whole]
     if data:
         yield Block(number, first_line, data)
     if failure:
         raise failure
+
+
+def _small(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Cut what is larger than a block: what a hostile file makes at once, which must not travel on as one."""
+    for chunk in chunks:
+        if len(chunk) <= BLOCK:
+            yield chunk
+        else:
+            yield from (chunk[start : start + BLOCK] for start in range(0, len(chunk), BLOCK))
+
+
+def _unfinished(line: bytes, source: Source, number: int) -> DselectError | None:
+    """Return why a source cannot be whole that ends with this line, which no newline ends; None if it can be."""
+    if line.startswith(POISON):
+        what, way_out = "the dselect command before this one in the pipe failed", "its own message says why"
+        return DselectError(what, where=source.name, way_out=way_out)
+    if source.size is None and line.startswith(b"{"):  # of a file it is a bad line like others
+        try:
+            orjson.loads(line)
+        except orjson.JSONDecodeError:
+            way_out = "what wrote it was killed or failed: mend that, and run again"
+            return DselectError(
+                "the stream ends in the middle of a record", where=f"{source.name}:{number}", way_out=way_out
+            )
+    return None
 
 
 def readable(number: int, source: Source, chunks: Iterable[bytes]) -> Iterator[Block]:

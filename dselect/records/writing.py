@@ -338,13 +338,26 @@ class FolderSink:
 
 
 class StdoutSink:
-    """Plain lines to standard output."""
+    """Plain lines to standard output.
+
+    The end of the last line, its brace and what follows, waits for the next line or for success: a run that is killed
+    outright leaves a line that is no record, so that its stream cannot be taken for a short one.
+    """
 
     def __init__(self) -> None:
         self._file = open(1, "wb", buffering=0, closefd=False)
+        self._held = b""
 
     def write(self, source: int, data: bytes) -> None:  # noqa: ARG002  one stream takes every source
         """Take whole lines; BrokenPipeError if nobody reads them any more."""
+        end = data.rfind(b"}")
+        if end < 0:
+            self._held += data
+            return
+        self._put(b"".join((self._held, memoryview(data)[:end])))
+        self._held = data[end:]
+
+    def _put(self, data: bytes) -> None:
         try:
             write_all(self._file, data)
         except BrokenPipeError:
@@ -358,7 +371,8 @@ class StdoutSink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        if kind is None:
+            self._put(self._held)
 
 
 def poison_stdout() -> None:

@@ -162,11 +162,16 @@ def main() -> None:
     shown = f"{how}\n{table('', ['what', 'seconds', 'MB/s', 'peak MB', 'ratio', 'of'], rows)}"
     print(shown)
     if options.page:
-        before, mark, after = options.page.read_text("utf-8").partition("<!-- bench -->\n```text\n")
-        if not mark:
-            sys.exit(f"{options.page} has no place for the table")
-        after = f"\n{after}"  # the table may be empty yet
-        options.page.write_text(before + mark + shown + after[after.index("\n```\n") :], "utf-8")
+        write_into(options.page, "bench", shown)
+
+
+def write_into(page: Path, name: str, shown: str) -> None:
+    """Write a table into the place that a page has for it."""
+    before, mark, after = page.read_text("utf-8").partition(f"<!-- {name} -->\n```text\n")
+    if not mark:
+        sys.exit(f"{page} has no place for the table")
+    after = f"\n{after}"  # the table may be empty yet
+    page.write_text(before + mark + shown + after[after.index("\n```\n") :], "utf-8")
 
 
 def processor() -> str:
