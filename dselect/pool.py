@@ -432,7 +432,9 @@ def _encoded(column: np.ndarray[Any, Any]) -> str:
 def _limited(found: Iterator[Block], limit: int) -> Iterator[Block]:
     for block in found:
         if block.lines >= limit:
-            yield replace(block, data=b"\n".join(block.data.split(b"\n", limit)[:limit]))
+            lines = block.data.split(b"\n", limit)
+            end = b"\n" if len(lines) > limit else b""  # or a blank last line would be none
+            yield replace(block, data=b"\n".join(lines[:limit]) + end)
             return
         limit -= block.lines
         yield block

@@ -124,22 +124,23 @@ def test_a_file_is_what_it_holds_whatever_it_is_called(name, compress, dselect, 
 # -- size
 
 
+# by a process of its own: what starts a program lends it its own memory for a moment, and that would count
+PEAK = """
+import os, subprocess, sys
+run = subprocess.Popen([sys.executable, "-m", "dselect", *sys.argv[1:], "-j", "1"], stdout=subprocess.DEVNULL)
+_, ended, usage = os.wait4(run.pid, 0)
+run.returncode = os.waitstatus_to_exitcode(ended)
+print(usage.ru_maxrss)
+sys.exit(run.returncode)
+"""
+
+
 def peak(arguments, folder, status=0):
     """Run without workers; return what it said on stderr, and the most memory it held, in MB."""
-    with open(folder / "said", "w+b") as said:
-        process = subprocess.Popen(
-            [*DSELECT, *arguments, "-j", "1"],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=said,
-            stdin=subprocess.DEVNULL,
-        )
-        _, ended, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(ended)
-        said.seek(0)
-        words = said.read().decode()
-    assert process.returncode == status, words
-    return words, usage.ru_maxrss / 1000
+    command = [sys.executable, "-c", PEAK, *arguments]
+    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stderr, int(done.stdout) / 1000
 
 
 @pytest.mark.parametrize("compress", [None, zstandard.compress, gzip.compress], ids=["plain", "zst", "gz"])
@@ -163,10 +164,11 @@ def test_what_a_few_kilobytes_become_is_read_piece_by_piece(tmp_path):
     (tmp_path / "bomb.jsonl.zst").write_bytes(bomb)
     said, held = peak(["select", "bomb.jsonl.zst", "--keep", "3"], tmp_path)
     assert "kept 3" in said
-    assert held < 600
+    assert held < 400
     (tmp_path / "blank.jsonl.zst").write_bytes(zstandard.compress(b"\n" * 500_000_000))
     said, held = peak(["select", "blank.jsonl.zst", "--keep", "3", "--limit", "1000"], tmp_path)
-    assert held < 600
+    assert "1,000 blank lines" in said
+    assert held < 400
 
 
 @long
@@ -198,8 +200,9 @@ def test_no_home_no_cache_and_a_program_that_cannot_be_written(dselect, pool, ta
     for path in package.iterdir():
         if path.name not in ("kernels", "__pycache__"):
             (tree / path.name).symlink_to(path)
-    for path in (package / "kernels").glob("*.py"):
+    for path in (package / "kernels").glob("[!_]*.*"):
         (tree / "kernels" / path.name).symlink_to(path)
+    (tree / "kernels" / "__init__.py").symlink_to(package / "kernels" / "__init__.py")
     (tree / "kernels" / "__pycache__").symlink_to("/proc/nowhere")
     done = subprocess.run(
         [*DSELECT, "dsir", str(pool), "-t", str(target), "--keep", "9", "-q", "-j", "2"],
@@ -211,7 +214,7 @@ def test_no_home_no_cache_and_a_program_that_cannot_be_written(dselect, pool, ta
 def test_nothing_needs_a_network(place):
     if subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no network namespaces here")
-    for name in RECORDS if LONG else ["dsir", "kmeans kept", "classify", "judge"]:
+    for name in RECORDS if LONG else ["dsir", "kmeans kept"]:
         command = [*DSELECT, name.split()[0], "pool.jsonl.zst", *RECORDS[name], "-q", "-j", "2"]
         alone = subprocess.run(["unshare", "-rn", *command], cwd=place, capture_output=True, check=True)
         assert alone.stdout == run_in(place, name.split()[0], "pool.jsonl.zst", *RECORDS[name])
