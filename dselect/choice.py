@@ -146,14 +146,15 @@ def choose(scores: Floats, columns: Mapping[str, Any], choice: Choice, eligible:
     scores: float64 (n,), higher is better; -inf ranks last. Shares of a budget are of everything in the columns.
     """
     sizes, tie = columns["size"], columns["tie"]
-    at = np.arange(len(tie)) if eligible is None else np.flatnonzero(eligible)
+    # a slice where it can be all of them: what it takes is a view, and positions are 8 bytes a record
+    at: Any = slice(None) if eligible is None or eligible.all() else np.flatnonzero(eligible)
     if choice.above is not None:
-        at = at[selection.above(scores[at], choice.above)]
+        at = _among(at, selection.above(scores[at], choice.above))
     facts: dict[str, Any] = {}
     if choice.unique:
         firsts = selection.unique(columns["text"][at], scores[at], tie=tie[at])
-        facts["duplicates"] = len(at) - len(firsts)
-        at = at[firsts]
+        facts["duplicates"] = len(tie[at]) - len(firsts)
+        at = _among(at, firsts)
     cut = Cut(choice.above)
     if choice.keep is not None:
         budget = choice.keep.resolve(int(sizes.sum(dtype=np.int64)))
@@ -162,27 +163,33 @@ def choose(scores: Floats, columns: Mapping[str, Any], choice: Choice, eligible:
         keys = cut.keys(scores[at], choice, columns.get("identity", tie)[at])
         if choice.within:
             order, budgets, closed = _shares(columns, choice, budget)
-            open_ = ~closed[order[columns["domain"][at]]]
-            at, keys = at[open_], keys[open_]
+            open_ = np.flatnonzero(~closed[order[columns["domain"][at]]])
+            at, keys = _among(at, open_), keys[open_]
             bought = selection.purchases(order[columns["domain"][at]], budgets, keys, sizes[at], tie=tie[at])
+            cut.lines = [Line(amount, last) for amount, _, last in bought]
             names = [columns["labels"][i] for i in np.argsort(order).tolist()]
+            kept = np.sort(np.concatenate([kept for _, kept, _ in bought]))
         else:
-            bought = [(budget, selection.prefix(selection.best_first(keys, tie[at]), sizes[at], budget))]
+            kept, last = selection.top(keys, sizes[at], budget, tie=tie[at])
+            cut.lines.append(Line(budget, last))
             names, closed = [], np.zeros(0, bool)
-        for amount, kept in bought:
-            last = None if not len(kept) else (float(keys[kept[-1]]), int(tie[at][kept[-1]]))
-            cut.lines.append(Line(amount, last))
         cut.domains = dict(zip(names, cut.lines, strict=False))
         cut.closed = frozenset(name for name, shut in zip(names, closed, strict=True) if shut)
         too_large = int((sizes[at] > budget).sum()) if budget else 0
-        at = at[np.sort(np.concatenate([kept for _, kept in bought]))]
+        at = _among(at, kept)
         facts |= {
             "unit": choice.keep.unit,
             "asked": budget,
             "achieved": int(sizes[at].sum(dtype=np.int64)),
             "larger_than_budget": too_large,
         }
-    return Kept(at, cut, {"kept": len(at), **facts})
+    positions = np.arange(len(tie))[at] if isinstance(at, slice) else at
+    return Kept(positions, cut, {"kept": len(positions), **facts})
+
+
+def _among(at: Any, chosen: Any) -> Any:
+    """Return the positions of those chosen among others."""
+    return chosen if isinstance(at, slice) else at[chosen]
 
 
 def _shares(columns: Mapping[str, Any], choice: Choice, budget: int) -> tuple[Any, list[int], Any]:

@@ -219,12 +219,34 @@ def refuse_missing(batch: Batch, name: str, position: int, way_out: str = "") ->
     )
 
 
+class _Growing:
+    """A column that grows in place: many small arrays, and all of them joined, would be twice the memory."""
+
+    def __init__(self, kind: np.dtype[Any]) -> None:
+        self._held, self._size = np.empty(1 << 12, kind), 0
+
+    def append(self, part: Column) -> None:
+        """Take more numbers; those of a larger type make all of that type."""
+        if part.dtype != self._held.dtype:
+            self._held = self._held.astype(np.result_type(self._held, part))
+        end = self._size + len(part)
+        if end > len(self._held):
+            self._held.resize(end + end // 8, refcheck=False)  # nobody else has seen it
+        self._held[self._size : end] = part
+        self._size = end
+
+    def whole(self) -> Column:
+        """Return all numbers; nothing may be appended any more."""
+        self._held.resize(self._size, refcheck=False)
+        return self._held
+
+
 def gather(pool: Pool, columns: Callable[[Batch], dict[str, Any]], what: str = "scoring") -> dict[str, Any]:
     """Pass over the pool once and return its columns, joined: 20 bytes a record for one score and a budget.
 
     Beside them `labels`, the names of the domains, and `spread`, how the scores are distributed.
     """
-    parts: dict[str, list[Any]] = {}
+    growing: dict[str, _Growing] = {}
     labels: dict[str | None, int] = {}
     sample = BottomK()
     for _, found in pool.map(columns, what):
@@ -232,10 +254,8 @@ def gather(pool: Pool, columns: Callable[[Batch], dict[str, Any]], what: str = "
         for name, part in found.items():
             if name == "domain":
                 part = np.array([labels.setdefault(label, len(labels)) for label in part], np.int32)
-            parts.setdefault(name, []).append(part)
-    joined: dict[str, Any] = {}
-    for name in list(parts):  # a column's pieces go before the next is joined
-        joined[name] = np.concatenate(parts.pop(name))
+            growing.setdefault(name, _Growing(part.dtype)).append(part)
+    joined: dict[str, Any] = {name: column.whole() for name, column in growing.items()}
     if not joined:  # an empty pool
         joined = {"tie": np.zeros(0, np.uint64), "size": np.zeros(0, np.uint32)}
         joined |= {"identity": np.zeros(0, np.uint64), "text": np.zeros(0, np.uint64)}
@@ -347,7 +367,7 @@ def select_scored(
         added = [values[name][eligible] for name in names]
         scores = np.full(len(eligible), np.nan)
         scores[eligible] = combine(added, [1.0] * len(names), "zscore")
-    kept = choose(np.where(eligible, scores, -np.inf), columns, choice, eligible)
+    kept = choose(scores if eligible.all() else np.where(eligible, scores, -np.inf), columns, choice, eligible)
     kept.facts["without_score"] = int((~eligible).sum())
     kept.facts["spread"] = columns["spread"]
     if len(kept.positions):

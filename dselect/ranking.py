@@ -48,7 +48,7 @@ def rank_by(fields: Sequence[By], columns: dict[str, Any], choice: Choice, combi
         eligible &= among
     if not fields:
         return choose(scores, columns, choice, None if eligible.all() else eligible)
-    kept = choose(np.where(eligible, scores, -np.inf), columns, choice, eligible)
+    kept = choose(scores if eligible.all() else np.where(eligible, scores, -np.inf), columns, choice, eligible)
     absent = [np.isnan(columns.get(f"score {by.name}", np.zeros(0))) for by in fields]
     kept.facts |= {"missing": int(np.logical_or.reduce(absent).sum()), "spread": columns["spread"]}
     lowest = scores[kept.positions].min() if len(kept.positions) else -np.inf
@@ -73,7 +73,8 @@ def ranking(fields: Sequence[By], columns: Mapping[str, Any], choice: Choice, co
 def oriented(by: By | None, columns: Mapping[str, Any], choice: Choice) -> Floats:
     """Return what records rank by, higher is better, NaN where a record lacks it: one field, or a uniform draw."""
     if by:
-        column = by.sign * columns.get(f"score {by.name}", np.zeros(0))
+        column = columns.get(f"score {by.name}", np.zeros(0))
+        column = column if by.sign > 0 else -column
         return np.where(np.isnan(column), -np.inf, column) if choice.missing == "lowest" else column
     if choice.sample:
         return np.zeros(len(columns["tie"]))

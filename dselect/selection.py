@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -22,6 +22,9 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 Sizes = np.ndarray[Any, np.dtype[Any]]
 Positions = np.ndarray[Any, np.dtype[np.int64]]
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
+Last = tuple[float, int] | None  # of a ranking: the score and the tie of the last that was kept
+
+_PIECE = 1 << 18  # records looked at together
 
 Unit = Literal["documents", "bytes", "tokens"]
 
@@ -74,14 +77,6 @@ def best_first(scores: Floats, tie: Keys) -> Positions:
     return np.lexsort((tie, -scores))
 
 
-def top(scores: Floats, sizes: Sizes, budget: int, *, tie: Keys) -> Positions:
-    """Return the longest prefix of the ranking whose total size stays within the budget.
-
-    A record larger than the whole budget is passed over: it could never be kept, and would end every prefix.
-    """
-    return np.sort(prefix(best_first(scores, tie), sizes, budget))
-
-
 def above(scores: Floats, threshold: float) -> Positions:
     """Return the positions whose score is greater than the threshold."""
     return np.flatnonzero(scores > threshold)
@@ -97,34 +92,31 @@ def perturbed(scores: Floats, noise: Floats, temperature: float) -> Floats:
         return scores if temperature == 0 else scores / temperature + noise
 
 
-def sample(scores: Floats, sizes: Sizes, budget: int, *, temperature: float, noise: Floats, tie: Keys) -> Positions:
-    """Draw without replacement, in proportion to exp(score / temperature), as far as the budget goes."""
-    return top(perturbed(scores, noise, temperature), sizes, budget, tie=tie)
-
-
-def within(domains: Sizes, budgets: Sequence[int], scores: Floats, sizes: Sizes, *, tie: Keys) -> Positions:
-    """Spend each domain's own budget on its best; what a domain cannot use buys the best of the rest, of any domain.
-
-    domains: int (n,), indices into budgets. To sample, pass `perturbed` scores.
-    """
-    return np.sort(np.concatenate([bought for _, bought in purchases(domains, budgets, scores, sizes, tie=tie)]))
-
-
 def purchases(
     domains: Sizes, budgets: Sequence[int], scores: Floats, sizes: Sizes, *, tie: Keys
-) -> list[tuple[int, Positions]]:
-    """Return what `within` buys, best first: (budget, positions) for each domain, then for what they left over."""
-    ranking = best_first(scores, tie)
-    by_domain = ranking[np.argsort(domains[ranking], kind="stable")]
+) -> list[tuple[int, Positions, Last]]:
+    """Spend each domain's own budget on its best; what a domain cannot use buys the best of the rest, of any domain.
+
+    domains: int (n,), indices into budgets. Returns (budget, positions, the last one bought, as `top` tells it) for
+    each domain, then for what they left over.
+    """
+    by_domain = np.argsort(domains, kind="stable")
     ends = np.cumsum(np.bincount(domains, minlength=len(budgets)))
     bought = []
     kept = np.zeros(len(scores), bool)
     for domain, budget in enumerate(budgets):
         members = by_domain[ends[domain - 1] if domain else 0 : ends[domain]]
-        bought.append((budget, prefix(members, sizes, budget)))
-        kept[bought[-1][1]] = True
+        at, last = top(scores[members], sizes[members], budget, tie=tie[members])
+        bought.append((budget, members[at], last))
+        kept[members[at]] = True
+    del by_domain
     left = sum(budgets) - int(sizes[kept].sum(dtype=np.int64))
-    bought.append((left, prefix(ranking[~kept[ranking]], sizes, left)))
+    if left > 0:
+        rest = np.flatnonzero(~kept)
+        at, last = top(scores[rest], sizes[rest], left, tie=tie[rest])
+        bought.append((left, rest[at], last))
+    else:
+        bought.append((left, np.zeros(0, np.int64), None))
     return bought
 
 
@@ -191,8 +183,62 @@ class Moments:
         return np.asarray((scores / self.largest - self.mean) / self.deviation)
 
 
-def prefix(ranking: Positions, sizes: Sizes, budget: int) -> Positions:
-    """Return the longest prefix of a ranking that fits, best first, records larger than the budget left out."""
+def top(scores: Floats, sizes: Sizes, budget: int, *, tie: Keys) -> tuple[Positions, Last]:
+    """Return `prefix(best_first(scores, tie), sizes, budget)`, ascending, and the (score, tie) of its last.
+
+    Nothing is ranked: the score at which the budget ends is found 16 bits at a time, from sums of sizes, so that no
+    memory is needed beside the columns and what is kept.
+    """
+    if budget <= 0 or not len(scores):
+        return np.zeros(0, np.int64), None
+    pieces = [slice(start, start + _PIECE) for start in range(0, len(scores), _PIECE)]
+    left, known = budget, np.uint64(0)
+    equal = np.zeros(0, np.int64)
+    for shift in (48, 32, 16, 0):
+        sums = np.zeros(1 << 16)
+        for piece in pieces:
+            bits = _ordered(scores[piece])
+            there = sizes[piece] <= budget
+            if shift < 48:
+                there &= bits >> np.uint64(shift + 16) == known
+            digits = (bits[there] >> np.uint64(shift)) & np.uint64(0xFFFF)
+            # sums of bytes or tokens are exact up to 2^53
+            sums += np.bincount(digits.astype(np.int64), sizes[piece][there], 1 << 16)
+        spent = np.cumsum(sums[::-1])
+        over = int(np.searchsorted(spent, left, side="right"))  # the first digit, from the highest, that is too much
+        if over == len(spent):  # all of it can be bought, which only the first round can find
+            known = np.uint64(0)
+            break
+        left -= int(spent[over - 1]) if over else 0
+        known = (known << np.uint64(16)) | np.uint64(len(spent) - 1 - over)
+    if known:
+        equal = _where(pieces, lambda piece: (_ordered(scores[piece]) == known) & (sizes[piece] <= budget))
+        equal = prefix(equal[np.argsort(tie[equal], kind="stable")], sizes, left, rest=True)
+    higher = _where(pieces, lambda piece: (_ordered(scores[piece]) > known) & (sizes[piece] <= budget))
+    kept = np.sort(np.concatenate([higher, equal]))
+    if not len(kept):
+        return kept, None
+    lowest = scores[kept].min()
+    return kept, (float(lowest), int(tie[kept[scores[kept] == lowest]].max()))
+
+
+def _ordered(scores: Floats) -> Keys:
+    """Return integers that are ordered as the scores are, above 0; -0.0 equals 0.0."""
+    bits = (scores + 0.0).view(np.uint64)
+    return np.where(bits >> np.uint64(63), ~bits, bits | np.uint64(1 << 63))
+
+
+def _where(pieces: Sequence[slice], holds: Callable[[slice], Any]) -> Positions:
+    return np.concatenate([np.flatnonzero(holds(piece)) + piece.start for piece in pieces])
+
+
+def prefix(ranking: Positions, sizes: Sizes, budget: int, *, rest: bool = False) -> Positions:
+    """Return the longest prefix of a ranking that fits, best first, records larger than the budget left out.
+
+    rest: the budget is what was left of one: records larger than that are not passed over but end the prefix.
+    """
+    if rest:
+        return ranking[: np.searchsorted(np.cumsum(sizes[ranking], dtype=np.int64), budget, side="right")]
     if budget <= 0:
         return ranking[:0]  # not even texts of size 0
     affordable = ranking[sizes[ranking] <= budget]

@@ -30,7 +30,7 @@ WAYS = {
     "select rejects": ["select", "shards", "--keep", "9", "--bad-lines", "skip", "--rejects", "out/r", "-o", "out/x"],
     "embed": ["embed", "shards", "-o", "out/"],
     "embed fit": ["embed", "shards", "--save", "out/encoder"],
-    "lm merged": ["lm", "shards", "--add", "m.lm", "-o", "out/x.lm"],
+    "lm merged": ["lm", "shards", "--order", "2", "--add", "m.lm", "-o", "out/x.lm"],
     "merge": ["merge", "part", "part", "-o", "out/all"],
     "corpus": ["corpus", "files", "-o", "out/x.jsonl.zst"],
     "report": ["report", "pool.jsonl.zst", "-o", "out/x.html"],

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dselect import selection
 from dselect.records import splice
 from dselect.records.batch import parse
 from dselect.records.reading import Source, blocks
@@ -68,6 +70,26 @@ def test_a_spliced_line_is_the_record_encoded_with_its_new_field(found, value, n
     longer = splice.append(bare, orjson.dumps({name: value})[1:-1])
     assert orjson.loads(longer) == orjson.loads(orjson.dumps({**record, name: value}))
     assert splice.without(longer, {name}) == bare
+
+
+SCORES = st.floats(allow_nan=False) | st.sampled_from([-1.0, -0.0, 0.0, 1.0, float("-inf")])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(SCORES, st.integers(0, 3), st.integers(0, 9)), max_size=40),
+    st.integers(0, 120),
+    st.integers(1, 9),
+)
+def test_the_cut_is_found_without_ranking_and_is_where_a_ranking_has_it(monkeypatch, found, budget, piece):
+    monkeypatch.setattr(selection, "_PIECE", piece)
+    scores = np.array([score for score, _, _ in found], float)
+    tie = np.array([tie for _, tie, _ in found], np.uint64)
+    sizes = np.array([size for _, _, size in found], np.uint32)
+    kept, last = selection.top(scores, sizes, budget, tie=tie)
+    ranked = selection.prefix(selection.best_first(scores, tie), sizes, budget)
+    assert kept.tolist() == sorted(ranked.tolist())
+    assert last == ((scores[ranked[-1]], tie[ranked[-1]]) if len(ranked) else None)
 
 
 POOLS = st.lists(

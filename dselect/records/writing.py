@@ -373,6 +373,9 @@ class StdoutSink:
     ) -> None:
         if kind is None:
             self._put(self._held)
+        else:  # the line is whole again: the one that says that the run failed comes after it
+            with suppress(OSError, DselectError):
+                self._put(self._held)
 
 
 def poison_stdout() -> None:
