@@ -186,11 +186,12 @@ class Moments:
 def top(scores: Floats, sizes: Sizes, budget: int, *, tie: Keys) -> tuple[Positions, Last]:
     """Return `prefix(best_first(scores, tie), sizes, budget)`, ascending, and the (score, tie) of its last.
 
-    Nothing is ranked: the score at which the budget ends is found 16 bits at a time, from sums of sizes, so that no
+    Many are not ranked: the score at which the budget ends is found 16 bits at a time, from sums of sizes, so that no
     memory is needed beside the columns and what is kept.
     """
-    if budget <= 0 or not len(scores):
-        return np.zeros(0, np.int64), None
+    if len(scores) <= _PIECE or budget <= 0:
+        ranked = prefix(best_first(scores, tie), sizes, budget)
+        return np.sort(ranked), (float(scores[ranked[-1]]), int(tie[ranked[-1]])) if len(ranked) else None
     pieces = [slice(start, start + _PIECE) for start in range(0, len(scores), _PIECE)]
     left, known = budget, np.uint64(0)
     equal = np.zeros(0, np.int64)
