@@ -109,7 +109,7 @@ def run(warm, options, records):
         ).stdout.splitlines()  # fmt: skip
 
 
-@settings(max_examples=100 if LONG else 20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100 if LONG else 8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(POOLS, WAYS, st.integers(0, 30), st.sampled_from(["", "B", "tok", "%", "%B"]), st.randoms())
 def test_a_budget_is_met_and_the_order_of_the_input_is_nothing(warm, pool, way, amount, unit, chance):
     records = [
