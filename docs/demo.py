@@ -24,7 +24,8 @@ import numpy as np
 import orjson
 
 from dselect.console import table
-from dselect.records.reading import chunks, discover
+from dselect.records.decompression import chunks
+from dselect.records.sources import discover
 
 FOLDER = Path("build/demo")
 MOST = 600_000  # characters of a domain: the demo stays quick

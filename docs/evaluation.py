@@ -24,7 +24,8 @@ import orjson
 import zstandard
 
 from dselect.engine import usable_cpus
-from dselect.records.reading import chunks, discover
+from dselect.records.decompression import chunks
+from dselect.records.sources import discover
 from dselect.sketch import spearman
 
 PAGE = Path(__file__).parent / "evaluation.md"

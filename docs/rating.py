@@ -23,7 +23,8 @@ from dselect import draws
 from dselect.console import table
 from dselect.models.rater import statistics
 from dselect.records.batch import hashes_of
-from dselect.records.reading import chunks, discover
+from dselect.records.decompression import chunks
+from dselect.records.sources import discover
 from dselect.sketch import spearman
 
 PAGE = Path(__file__).parent / "commands" / "qurating.md"

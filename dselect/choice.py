@@ -143,7 +143,8 @@ class Kept:
 def choose(scores: Floats, columns: Mapping[str, Any], choice: Choice, eligible: Any = None) -> Kept:
     """Return what the choice keeps, of all records or of the eligible ones; positions ascending.
 
-    scores: float64 (n,), higher is better; -inf ranks last. Shares of a budget are of everything in the columns.
+    scores: float64 (n,), higher is better; -inf ranks last; anything for those not eligible. Shares of a budget are of
+    everything in the columns.
     """
     sizes, tie = columns["size"], columns["tie"]
     # a slice where it can be all of them: what it takes is a view, and positions are 8 bytes a record

@@ -18,7 +18,7 @@ from dselect.errors import DselectError, UsageError
 from dselect.pipeline import is_folder, open_sink, output_files
 from dselect.pool import Pool, Progress, Tolerance
 from dselect.records.manifest import Ledger
-from dselect.records.reading import Source, discover
+from dselect.records.sources import Source, discover
 from dselect.records.writing import Opener, Sink, open_output
 from dselect.selection import Budget
 

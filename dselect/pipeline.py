@@ -16,7 +16,7 @@ from dselect.errors import DselectError
 from dselect.pool import Pool
 from dselect.records import splice
 from dselect.records.batch import Batch
-from dselect.records.reading import Source
+from dselect.records.sources import Source
 from dselect.records.writing import FileSink, Finished, FolderSink, Opener, Sink, StdoutSink, open_output
 from dselect.selection import combine
 from dselect.sketch import BottomK, spearman
@@ -367,7 +367,7 @@ def select_scored(
         added = [values[name][eligible] for name in names]
         scores = np.full(len(eligible), np.nan)
         scores[eligible] = combine(added, [1.0] * len(names), "zscore")
-    kept = choose(scores if eligible.all() else np.where(eligible, scores, -np.inf), columns, choice, eligible)
+    kept = choose(scores, columns, choice, eligible)
     kept.facts["without_score"] = int((~eligible).sum())
     kept.facts["spread"] = columns["spread"]
     if len(kept.positions):

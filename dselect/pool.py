@@ -20,7 +20,11 @@ from dselect.cluster import flat_map_on_ray
 from dselect.engine import ordered_map
 from dselect.errors import DselectError, UsageError
 from dselect.records.batch import BadLine, Batch, parse
-from dselect.records.reading import Block, LineReader, Source, blocks, chunks, fresh_digest, read_ahead, readable
+from dselect.records.decompression import chunks
+from dselect.records.fingerprints import fresh_digest
+from dselect.records.reading import Block, blocks, read_ahead, readable
+from dselect.records.sidecars import paired
+from dselect.records.sources import Source
 from dselect.records.spool import Spool
 from dselect.records.writing import TemporaryFile, write_all
 from dselect.sketch import BottomK
@@ -314,9 +318,14 @@ class Pool:
         self, what: str, left_out: Collection[int], cut: Callable[..., Iterator[Block]] = blocks
     ) -> Iterator[Block]:
         wanted = self._begin(what, left_out)
-        streams = (self._with_sidecars(cut(number, self.sources[number], self._chunks(number))) for number in wanted)
+        streams = (self._stream(number, cut) for number in wanted)
         found = read_ahead(streams, parallel=self.jobs) if self.jobs > 1 else chain.from_iterable(streams)
         return found if self.limit is None else _limited(found, self.limit)
+
+    def _stream(self, number: int, cut: Callable[..., Iterator[Block]]) -> Iterator[Block]:
+        source = self.sources[number]
+        found = cut(number, source, self._chunks(number))
+        return paired(found, source, self.attributes) if self.attributes else found
 
     def _begin(self, what: str, left_out: Collection[int]) -> list[int]:
         """Begin a pass, and return the sources that it is over."""
@@ -328,43 +337,6 @@ class Pool:
             total = None if None in sizes or self.limit is not None else sum(size or 0 for size in sizes)
             self.progress.start(what, total)
         return wanted
-
-    def _with_sidecars(self, found: Iterator[Block]) -> Iterator[Block]:
-        """Give every block of a source the same lines of its attribute files, which must have as many."""
-        sidecars: list[tuple[Source, LineReader]] = []
-        for block in found if self.attributes else ():
-            if not sidecars:
-                sidecars = [self._sidecar(folder, block.source) for folder in self.attributes]
-            parts = tuple(reader.take(block.lines) for _, reader in sidecars)
-            for part, (source, _) in zip(parts, sidecars, strict=True):
-                if part.count(b"\n") < block.lines and not (part and block.lines == Block(0, 1, part).lines):
-                    raise DselectError(
-                        f"fewer lines than {self.sources[block.source].name}",
-                        where=source.name,
-                        way_out="make the attributes again from these files",
-                    )
-            yield replace(block, sidecars=parts)
-        for source, reader in sidecars:
-            if reader.take(1):
-                raise DselectError(
-                    "more lines than the file it belongs to",
-                    where=source.name,
-                    way_out="make the attributes again from these files",
-                )
-        yield from found
-
-    def _sidecar(self, folder: Path, number: int) -> tuple[Source, LineReader]:
-        relative = self.sources[number].relative
-        bare = next((relative.removesuffix(s) for s in (".zst", ".gz") if relative.endswith(s)), relative)
-        for name in (relative, bare, f"{bare}.zst", f"{bare}.gz"):
-            if (folder / name).is_file():
-                source = Source(folder / name, str(folder / name), name)
-                return source, LineReader(chunks(source))
-        raise DselectError(
-            f"no attribute file for {self.sources[number].name}",
-            where=str(folder / relative),
-            way_out="see --attributes",
-        )
 
     def _chunks(self, number: int) -> Iterator[bytes]:
         source = self.sources[number]

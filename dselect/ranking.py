@@ -46,9 +46,9 @@ def rank_by(fields: Sequence[By], columns: dict[str, Any], choice: Choice, combi
     scores, eligible = ranking(fields, columns, choice, combine)
     if among is not None:
         eligible &= among
+    kept = choose(scores, columns, choice, eligible)
     if not fields:
-        return choose(scores, columns, choice, None if eligible.all() else eligible)
-    kept = choose(scores if eligible.all() else np.where(eligible, scores, -np.inf), columns, choice, eligible)
+        return kept
     absent = [np.isnan(columns.get(f"score {by.name}", np.zeros(0))) for by in fields]
     kept.facts |= {"missing": int(np.logical_or.reduce(absent).sum()), "spread": columns["spread"]}
     lowest = scores[kept.positions].min() if len(kept.positions) else -np.inf

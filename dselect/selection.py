@@ -214,7 +214,7 @@ def top(scores: Floats, sizes: Sizes, budget: int, *, tie: Keys) -> tuple[Positi
         known = (known << np.uint64(16)) | np.uint64(len(spent) - 1 - over)
     if known:
         equal = _where(pieces, lambda piece: (_ordered(scores[piece]) == known) & (sizes[piece] <= budget))
-        equal = prefix(equal[np.argsort(tie[equal], kind="stable")], sizes, left, rest=True)
+        equal = _spend(equal[np.argsort(tie[equal], kind="stable")], sizes, left)
     higher = _where(pieces, lambda piece: (_ordered(scores[piece]) > known) & (sizes[piece] <= budget))
     kept = np.sort(np.concatenate([higher, equal]))
     if not len(kept):
@@ -233,15 +233,13 @@ def _where(pieces: Sequence[slice], holds: Callable[[slice], Any]) -> Positions:
     return np.concatenate([np.flatnonzero(holds(piece)) + piece.start for piece in pieces])
 
 
-def prefix(ranking: Positions, sizes: Sizes, budget: int, *, rest: bool = False) -> Positions:
-    """Return the longest prefix of a ranking that fits, best first, records larger than the budget left out.
-
-    rest: the budget is what was left of one: records larger than that are not passed over but end the prefix.
-    """
-    if rest:
-        return ranking[: np.searchsorted(np.cumsum(sizes[ranking], dtype=np.int64), budget, side="right")]
+def prefix(ranking: Positions, sizes: Sizes, budget: int) -> Positions:
+    """Return the longest prefix of a ranking that fits, best first, records larger than the budget left out."""
     if budget <= 0:
         return ranking[:0]  # not even texts of size 0
-    affordable = ranking[sizes[ranking] <= budget]
-    spent = np.cumsum(sizes[affordable], dtype=np.int64)
-    return affordable[: np.searchsorted(spent, budget, side="right")]
+    return _spend(ranking[sizes[ranking] <= budget], sizes, budget)
+
+
+def _spend(ranking: Positions, sizes: Sizes, budget: int) -> Positions:
+    spent = np.cumsum(sizes[ranking], dtype=np.int64)
+    return ranking[: np.searchsorted(spent, budget, side="right")]

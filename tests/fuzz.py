@@ -33,7 +33,9 @@ with atheris.instrument_imports(include=["dselect"], exclude=["dselect.kernels"]
     from dselect.models.sentences import SentenceSettings
     from dselect.records import splice
     from dselect.records.batch import Batch, parse
-    from dselect.records.reading import Source, blocks, chunks
+    from dselect.records.decompression import chunks
+    from dselect.records.reading import blocks
+    from dselect.records.sources import Source
 
 import numpy as np
 import orjson

@@ -13,7 +13,8 @@ import pytest
 import zstandard
 
 from dselect.errors import DselectError
-from dselect.records.reading import chunks, discover
+from dselect.records.decompression import chunks
+from dselect.records.sources import discover
 from tests.conftest import (
     DSELECT,
     children,

@@ -12,7 +12,8 @@ import pytest
 import zstandard
 
 from dselect.errors import DselectError
-from dselect.records.reading import chunks, discover
+from dselect.records.decompression import chunks
+from dselect.records.sources import discover
 from tests.conftest import DSELECT, LONG, lines, long, make_pool, make_target, write_records
 from tests.ways import RECORDS, furnish
 

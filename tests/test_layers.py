@@ -17,7 +17,7 @@ LAYERS = [
     {"pool"},
     {"pipeline"},
     {"sampling"},
-    {"fitting", "classifiers", "importance", "embedding", "near_duplicates", "refinement"},
+    {"fitting", "classifiers", "importance", "embedding", "near_duplicates", "refinement", "picking"},
     {"judging", "mixtures"},
     {"options", "console"},
     {"reporting", "calling"},

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from dselect import selection
 from dselect.records import splice
 from dselect.records.batch import parse
-from dselect.records.reading import Source, blocks
+from dselect.records.reading import blocks
+from dselect.records.sources import Source
 from tests.conftest import LONG, lines
 
 CHARACTERS = st.characters(exclude_categories=["Cs"])  # lone surrogates are no text, orjson says

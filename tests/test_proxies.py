@@ -15,7 +15,7 @@ from dselect.mixtures.portions import Held
 from dselect.mixtures.proxies import CommandProxy, NgramProxy, TrainOn, smoothing
 from dselect.models.byte_lm import ByteLM
 from dselect.pool import Pool
-from dselect.records.reading import discover
+from dselect.records.sources import discover
 from dselect.selection import Budget
 from tests.conftest import SHARED, make_pool, make_target, write_records
 

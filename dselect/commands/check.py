@@ -17,7 +17,7 @@ from dselect.errors import DselectError, UsageError
 from dselect.options import Option, PoolOptions, RunOptions
 from dselect.pool import Counts, Pool, Tolerance
 from dselect.records.batch import BadLine, Batch
-from dselect.records.reading import Source, discover
+from dselect.records.sources import Source, discover
 
 KINDS = {  # how the reason of a bad line begins, and the name of its kind
     "not UTF-8": "not_utf8",

@@ -15,7 +15,7 @@ from dselect.errors import DselectError, UsageError
 from dselect.options import Argument, Option, RunOptions
 from dselect.pool import Counts, Pool
 from dselect.records.batch import Batch
-from dselect.records.reading import discover
+from dselect.records.sources import discover
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]

@@ -29,7 +29,7 @@ from dselect.options import Argument, Option, Order, RunOptions, Targets
 from dselect.pipeline import Columns, Fields, gather
 from dselect.pool import Counts, Pool
 from dselect.records.batch import Batch, lookup
-from dselect.records.reading import discover
+from dselect.records.sources import discover
 from dselect.records.writing import publish
 from dselect.reporting.evaluations import Row, compared, read_rows
 from dselect.selection import Budget

@@ -12,14 +12,14 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from dselect import mixing, refinement, selection
-from dselect.choice import Choice, Kept, read_weights
+from dselect import refinement, selection
+from dselect.choice import Choice
 from dselect.console import Run, table
 from dselect.embedding import KERNELS, Encoded, VectorSource, fit_clusters
 from dselect.errors import DselectError, UsageError
@@ -40,14 +40,14 @@ from dselect.options import (
     Save,
     Sidecar,
 )
+from dselect.picking import Pick, Wish
 from dselect.pipeline import Column, Columns, Kind, annotate, gather, write_kept
 from dselect.pool import Pool
-from dselect.ranking import By, Combine, check_fields, rank_by, ranking
+from dselect.ranking import By, Combine, check_fields, ranking
 from dselect.records.batch import Batch
 from dselect.records.vectors import StoredVectors
 from dselect.records.writing import Sink, publish
-from dselect.refinement import LossDrops, Round
-from dselect.selection import Budget
+from dselect.refinement import Round
 
 ROWS = 40  # of the table that is printed
 _SAME = 1e-4  # a transformer gives a text about the same distance every time, the others exactly the same
@@ -119,96 +119,6 @@ class WithFields:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How to choose, beyond what all methods share."""
-
-    choice: Choice
-    by: Sequence[By]
-    combine: Combine
-    dedup: float | None = None
-    exclude: Sequence[str] = ()
-    gains: Sequence[str] = ()
-    target: str | None = None
-    rounds: int = 1
-    temperature: float | None = None
-    floor: float = refinement.FLOOR
-
-    def __bool__(self) -> bool:
-        return bool(self.choice) or self.dedup is not None
-
-    @property
-    def refines(self) -> bool:
-        """Tell whether weights follow gains."""
-        return bool(self.gains) or self.target is not None
-
-
-@dataclass
-class Pick:
-    """Chooses records of clustered columns: once, or round by round."""
-
-    wish: Wish
-    scorer: KMeans
-    columns: dict[str, Any]
-    pool: Pool
-    open_to: Any  # bool (n,): which records may be picked
-    rounds: Sequence[Round] = ()
-
-    @property
-    def labels(self) -> Ints:
-        """Return every record's cluster."""
-        return np.asarray(self.columns.get(f"score {self.scorer.label}", np.zeros(0, np.int64)))
-
-    def once(self, quota: str | Mapping[str, float], budget: Budget | None) -> Kept:
-        """Return what one round keeps."""
-        choice = replace(self.wish.choice, quota=quota, keep=budget)
-        return rank_by(self.wish.by, self.columns, choice, self.wish.combine, self.open_to)
-
-    def weighted(self, weights: Sequence[float], budget: Budget | None) -> Kept:
-        """Return what one round keeps by weights."""
-        return self.once({str(cluster): weight for cluster, weight in enumerate(weights)}, budget)
-
-    def all(self, seed: int, targets: Sequence[Pool]) -> Kept:
-        """Return what all rounds keep; `rounds` says by which weights."""
-        wish, count = self.wish, len(self.scorer.clusters)
-        quota, keep = wish.choice.quota, wish.choice.keep
-        if not wish.refines:
-            return self.once(quota, keep)
-        assert keep is not None
-        named = isinstance(quota, str) and quota not in ("equal", "proportional")
-        weights = refinement.starting(read_weights(str(quota)) if named else "equal", count)
-        done: list[Round] = []
-        for path in wish.gains:
-            done.append(refinement.after(weights, refinement.read_gains(path, count), wish.temperature))
-            weights = refinement.following(done[-1], wish.floor)
-        if wish.target is None:
-            self.rounds = [*done, Round(weights)]
-            return self.weighted(weights, keep)
-        return self._refine(weights, LossDrops(refinement.read_target(targets, seed)), keep)
-
-    def _refine(self, weights: list[float], learner: LossDrops, keep: Budget) -> Kept:
-        """Pick in rounds, each its part of the budget, by weights that follow what the round before has gained."""
-        wish, count = self.wish, len(self.scorer.clusters)
-        total = keep.resolve(int(self.columns["size"].sum(dtype=np.int64)))
-        done: list[Round] = []
-        parts: list[Kept] = []
-        left = 0  # what a round could not spend goes to the next
-        for number, amount in enumerate(mixing.budgets([1] * wish.rounds, total), 1):
-            kept = self.weighted(weights, replace(keep, amount=amount + left, share=None))
-            left += amount - kept.facts["achieved"]
-            self.open_to[kept.positions] = False
-            parts.append(kept)
-            gains = learner.after(self.pool, self.columns["tie"][kept.positions], self.labels[kept.positions], count)
-            done.append(refinement.after(weights, gains, wish.temperature))
-            if number < wish.rounds:
-                weights = refinement.following(done[-1], wish.floor)
-        self.rounds = done
-        facts = {**parts[-1].facts, "asked": total, "target_losses": learner.losses_}
-        facts |= {name: sum(part.facts[name] for part in parts) for name in ("kept", "achieved")}
-        positions = np.sort(np.concatenate([part.positions for part in parts]))
-        return Kept(positions, parts[-1].cut, facts)
-
-
-@dataclass(frozen=True)
 class _Identities:
     """The identities of a block: the work of reading earlier picks."""
 
@@ -235,23 +145,22 @@ def select(
     names = [by.name for by in wish.by if by.name not in scorer.fields]
     work = Columns(WithFields(scorer, names, overwrite), wish.choice, overwrite=True, identities=True)
     columns = gather(pool, work, "clustering")
-    pick = Pick(wish, scorer, columns, pool, ~np.isin(columns["identity"], earlier))
+    count = len(scorer.clusters)
+    labels = np.asarray(columns.get(f"score {scorer.label}", np.zeros(0, np.int64)))
+    pick = Pick(wish, labels, count, columns, pool, ~np.isin(columns["identity"], earlier))
     facts: dict[str, Any] = {"excluded": int((~pick.open_to).sum())} if len(earlier) else {}
     if wish.dedup is not None:
         scores, _ = ranking(wish.by, columns, wish.choice, wish.combine)
         best_first = selection.best_first(scores, columns["tie"])
         best_first = best_first[pick.open_to[best_first]]
-        alike = near_duplicates(pool, scorer.source, pick.labels, best_first, wish.dedup)
+        alike = near_duplicates(pool, scorer.source, labels, best_first, wish.dedup)
         facts["near_duplicates"] = int(alike.sum())
         pick.open_to &= ~alike
     kept = pick.all(seed, targets)
     facts |= {**kept.facts, "spread": columns["spread"]}
     values = {name: columns.get(f"score {name}", np.zeros(0)) for name in scorer.fields}
     write_kept(pool, kept, sink, values, overwrite=True)
-    count = len(scorer.clusters)
-    records, left = (
-        np.bincount(found, minlength=count).tolist() for found in (pick.labels, pick.labels[kept.positions])
-    )
+    records, left = (np.bincount(found, minlength=count).tolist() for found in (labels, labels[kept.positions]))
     return facts, records, left, pick.rounds
 
 

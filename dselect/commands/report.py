@@ -17,7 +17,7 @@ from dselect.pool import Counts, Pool
 from dselect.ranking import By
 from dselect.records.fingerprints import unchanged
 from dselect.records.manifest import manifest_of
-from dselect.records.reading import Source, discover
+from dselect.records.sources import Source, discover
 from dselect.records.writing import publish
 from dselect.reporting import chapters
 from dselect.reporting.chapters import View

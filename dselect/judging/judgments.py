@@ -20,7 +20,9 @@ from dselect.errors import DselectError
 from dselect.models import bradley_terry
 from dselect.pool import Pool
 from dselect.records.batch import Batch, lookup
-from dselect.records.reading import blocks, chunks, discover
+from dselect.records.decompression import chunks
+from dselect.records.reading import blocks
+from dselect.records.sources import discover
 
 MOST, LEAST = 512, 256  # words of an excerpt (Wettig et al. 2024, section 3.1, has tokens of Llama 2)
 _PUBLISHED = "_average"  # of the field that holds a criterion's matrix in QuRating's layout

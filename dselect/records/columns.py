@@ -20,7 +20,7 @@ import zstandard
 
 from dselect.errors import DselectError
 from dselect.records import arrow, parquet
-from dselect.records.reading import Source
+from dselect.records.sources import Source
 from dselect.records.writing import TemporaryFile
 
 ROW_GROUP = 16 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dselect.errors import DselectError
-from dselect.records.reading import digest
 from dselect.records.writing import is_special
 
 Json = dict[str, Any]
@@ -105,3 +105,17 @@ def refuse_collisions(outputs: Sequence[Path], read: Sequence[str]) -> None:
 def _identity(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino
+
+
+def digest(path: Path) -> str:
+    """Return blake2b-128 of a file's bytes, as hex."""
+    found = fresh_digest()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
+
+
+def fresh_digest() -> hashlib.blake2b:
+    """Return the hash that `digest` uses, for bytes as they come."""
+    return hashlib.blake2b(digest_size=16)

@@ -26,8 +26,17 @@ from typing import Any, BinaryIO
 
 from dselect import __version__
 from dselect.errors import DselectError
-from dselect.records.fingerprints import all_same, as_written, entry_of, named_files, refuse_collisions, same, state_of
-from dselect.records.reading import Source, digest
+from dselect.records.fingerprints import (
+    all_same,
+    as_written,
+    digest,
+    entry_of,
+    named_files,
+    refuse_collisions,
+    same,
+    state_of,
+)
+from dselect.records.sources import Source
 from dselect.records.writing import is_special, publish, write_all
 
 Json = dict[str, Any]

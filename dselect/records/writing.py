@@ -21,7 +21,8 @@ from typing import BinaryIO, Protocol
 import zstandard
 
 from dselect.errors import DselectError
-from dselect.records.reading import POISON, Source
+from dselect.records.reading import POISON
+from dselect.records.sources import Source
 
 FRAME = 4 << 20
 ZSTD_LEVEL, GZIP_LEVEL = 3, 6

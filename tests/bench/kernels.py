@@ -12,7 +12,8 @@ from dselect.commands.loss import Losses
 from dselect.importance import Dsir
 from dselect.models.byte_lm import ByteLM
 from dselect.records.batch import Batch
-from dselect.records.reading import chunks, discover
+from dselect.records.decompression import chunks
+from dselect.records.sources import discover
 
 BLOCK = 300  # texts at a time, about a block of records
 

@@ -23,7 +23,8 @@ import zstandard
 from run import DSELECT, Measured, find_data, measure, processor, write_into
 
 from dselect.console import table
-from dselect.records.reading import chunks, discover
+from dselect.records.decompression import chunks
+from dselect.records.sources import discover
 
 _PIECE = 100  # bytes of text, about
 

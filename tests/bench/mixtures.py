@@ -20,7 +20,7 @@ from dselect.mixtures.domains import Field
 from dselect.mixtures.portions import Held
 from dselect.mixtures.proxies import NgramProxy
 from dselect.pool import Pool
-from dselect.records.reading import discover
+from dselect.records.sources import discover
 
 FOLDER = Path("build/mixtures")
 SIZE = 2_100_000  # a little more than is trained on, so that seeds differ

@@ -26,7 +26,8 @@ import orjson
 import zstandard
 
 from dselect.console import table
-from dselect.records.reading import chunks, discover
+from dselect.records.decompression import chunks
+from dselect.records.sources import discover
 
 HERE = Path(__file__).parent
 DSELECT = [sys.executable, "-m", "dselect"]

@@ -289,7 +289,7 @@ def test_duplicates_of_many_hashes_are_counted_right():
 def test_every_line_is_counted_once(found):
     from dselect.commands.check import Report
     from dselect.pool import Pool
-    from dselect.records.reading import Source
+    from dselect.records.sources import Source
 
     source = Source(None, "s", "s")
     pool = Pool([source])

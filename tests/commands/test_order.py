@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dselect import ordering
 from dselect.commands.order import Keys, sequence, write_in_order
 from dselect.pool import Pool
-from dselect.records.reading import discover
+from dselect.records.sources import discover
 from tests.conftest import lines, make_pool, read_bytes, write_records
 
 

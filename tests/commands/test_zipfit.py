@@ -130,7 +130,8 @@ def test_what_is_counted_does_not_depend_on_the_company():
 
 @pytest.mark.parametrize("name", ["humaneval", "gsm8k_test", "proofnet_valid", "pubmedqa"])
 def test_on_real_texts_what_is_counted_ranks_as_gzip_and_length_does_not(name, shared):
-    from dselect.records.reading import chunks, discover
+    from dselect.records.decompression import chunks
+    from dselect.records.sources import discover
 
     def texts(path, step):
         found = b"".join(chunks(discover([str(path)])[0])).split(b"\n")[:-1:step]
