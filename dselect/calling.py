@@ -34,6 +34,8 @@ _NO_SETTINGS = {
     "json_summary",
     "force",
 }
+# Options that make a command with --save write records too, by themselves or by what they keep.
+_WRITE = ("output", "sidecar", "keep", "above", "unique", "dedup")
 
 
 def _call(name: str, values: dict[str, Any], annotations: dict[str, Any]) -> Call:
@@ -54,9 +56,10 @@ def _call(name: str, values: dict[str, Any], annotations: dict[str, Any]) -> Cal
     also = {option: str(values[option]) for option in ("save", "log", "rejects") if values.get(option)}
     settings["sidecar"] = bool(values.get("sidecar"))
     output = values.get("output") or values.get("sidecar")
-    return Call(
-        name, settings, files, None if output in ("-", "/dev/stdout") else output, also, force=bool(values.get("force"))
-    )
+    given = [option for option in _WRITE if values.get(option) is not None and values.get(option) is not False]
+    records = bool(given) or not values.get("save")
+    written = None if output in ("-", "/dev/stdout") else output
+    return Call(name, settings, files, written, also, records, force=bool(values.get("force")))
 
 
 def expand(name: str, command: Callable[..., None]) -> Callable[..., None]:

@@ -123,6 +123,14 @@ def test_a_failed_command_poisons_its_pipe_and_the_next_one_refuses_it(dselect, 
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.parametrize("missing", ["pool", "target"])
+def test_a_fit_that_fails_writes_nothing_to_a_pipe_that_no_records_go_to(missing, dselect, pool, target):
+    names = {"pool": pool, "target": target, missing: "nowhere.jsonl"}
+    assert dselect("dsir", names["pool"], "-t", names["target"], "--save", "m", status=1).stdout == b""
+    kept = dselect("dsir", names["pool"], "-t", names["target"], "--save", "m", "--keep", 5, status=1)
+    assert b"dselect_failed" in kept.stdout
+
+
 def test_a_killed_upstream_leaves_no_output_file_downstream(target, tmp_path):
     write_records(tmp_path / "pool.jsonl", make_pool(200))
     os.mkfifo(tmp_path / "slow")
