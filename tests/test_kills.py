@@ -36,7 +36,7 @@ WAYS = {
     "report": ["report", "pool.jsonl.zst", "-o", "out/x.html"],
     "eval": ["eval", "pool.jsonl.zst", "-t", "target.jsonl", "--order", "2", "--json", "out/j", "--csv", "out/c"],
 }  # fmt: skip
-OFTEN = ["dsir folder", "dsir kept folder", "dsir", "kmeans fit", "embed", "climb"]
+OFTEN = ["dsir folder", "dsir kept folder", "kmeans fit", "embed"]
 
 
 @pytest.fixture(scope="module")
