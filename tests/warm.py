@@ -22,7 +22,7 @@ _STATUS = struct.Struct("<i")
 _LENGTH = struct.Struct("<I")
 _MODULES = (
     "faiss numba orjson pyarrow.parquet rich.console rich.progress rich.table safetensors.numpy scipy.optimize "
-    "scipy.cluster.hierarchy sklearn.cluster sklearn.metrics typer zstandard"
+    "scipy.cluster.hierarchy sklearn.cluster sklearn.metrics typer typer._adapters zstandard"
 ).split()
 
 
@@ -48,6 +48,7 @@ def _receive(connection: socket.socket, size: int) -> bytes:
 
 def serve(path: str) -> None:
     """Import everything, then fork for every request, until the parent has gone."""
+    import atexit
     import importlib
     import pkgutil
 
@@ -61,6 +62,10 @@ def serve(path: str) -> None:
     for name in (*_MODULES, *ours):
         with suppress(ImportError):  # of an extra that is not here
             importlib.import_module(name)
+    from dselect.cli import main
+    from dselect.records.manifest import code
+
+    code()  # what every run would find out again
     gc.collect()
     gc.freeze()  # what is never collected is not copied by forked processes
     with socket.socket(socket.AF_UNIX) as server:
@@ -92,9 +97,13 @@ def serve(path: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [dselect.__path__[0] + "/__main__.py", *arguments]
-    from dselect.cli import main
-
-    main()
+    try:
+        main()
+    except SystemExit as ended:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code or 0)  # the end of the program, but for memory that need not be tidied up
 
 
 if __name__ == "__main__":
