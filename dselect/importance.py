@@ -18,6 +18,7 @@ FLOOR = 1e-8  # added to probabilities, as in the paper's code: an n-gram never 
 SHRINK = 30  # n-grams of the pool's mean mixed into every text: a short one cannot win by luck
 
 NGRAMS, BUCKETS = 2, 10_000
+MOST = 1e6  # nats; a logarithm of a ratio beyond it is none, and sums of such would be no numbers
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -149,9 +150,13 @@ class Dsir:
                 and 0 < len(ratio) < 2**32
                 and 1 <= model.ngrams <= 64
                 and model.length in ("mean", "sum")
+                and model.prior in ("pool", "uniform")
+                and type(model.min_words) is int
+                and type(model.smoothing) in (int, float)
+                and 0 <= model.smoothing < np.inf
                 and isinstance(model.reference, bool)
-                and np.isfinite(ratio).all()
-                and np.isfinite(mean).all()
+                and (np.abs(ratio) <= MOST).all()
+                and (np.abs(mean) <= MOST).all()
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise DselectError(f"not a sound dsir model: {error}", where=path) from error

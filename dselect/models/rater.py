@@ -39,6 +39,7 @@ LEAST_WINDOWS = 2  # of what is judged must have an n-gram for it to have a weig
 SHRINK = 30  # words of the mean judged text that stand beside every text: a short one cannot win by luck
 MOST = 4.0  # deviations from the mean that a statistic counts for
 FLOOR = 1e-9  # a deviation is not less: what is constant says nothing
+LARGEST = 1e12  # number in a sound file: products of two are numbers still
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -319,12 +320,12 @@ class LinearRater:
             for name, shape in _SHAPES.items():
                 kind = np.uint32 if name == "having" else np.float64
                 sound &= found[name].dtype == kind and found[name].shape == tuple(sizes[side] for side in shape)
-                sound &= bool(np.isfinite(found[name]).all())
+                sound &= bool((np.abs(found[name]) <= LARGEST).all())
             rater = cls(criteria, encoder)
             rater.settings_ = tuple(Settings(**one) for one in settings["settings"])
         except (KeyError, TypeError, AttributeError) as error:
             raise DselectError(f"not a sound qurating model: {error}", where=path) from error
-        if not sound or (found["deviation"] <= 0).any() or (found["idf"] < 0).any():
+        if not sound or (found["deviation"] < FLOOR).any() or (found["idf"] < 0).any():
             raise DselectError("not a sound qurating model", where=path, way_out="fit it again with --save")
         rater.view_ = View(found["idf"], found["having"], found["mean"], found["deviation"])
         rater.ngrams_, rater.dense_, rater.offsets_ = found["ngrams"], found["dense"], found["offsets"]

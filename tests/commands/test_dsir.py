@@ -233,11 +233,13 @@ def test_a_model_from_a_stranger_is_checked(dselect, pool, target, tmp_path):
         "no arrays": model({"x": mean}),
         "too few columns": model({**fine, "log_ratio": np.zeros((8, 2))}),
         "not numbers": model({**fine, "log_ratio": np.full((8, 1), np.nan)}),
+        "numbers whose sums are none": model({**fine, "log_ratio": np.full((8, 1), -1.6e308)}),
         "other types": model({**fine, "log_ratio": ratio.astype(np.float32)}),
         "counts below zero": model({**fine, "counts": np.full((8, 2), -1)}),
         "no counts": model({"log_ratio": ratio, "pool_mean": mean}),
         "n-grams of a million": model(fine, ngrams=10**6),
         "odd settings": model(fine, surprise=1),
+        "a word for a number": model(fine, min_words="few"),
     }
     for what, data in strangers.items():
         (tmp_path / "bad").write_bytes(data)

@@ -144,6 +144,7 @@ def test_a_damaged_rater_is_refused(folder, tmp_path):
         ("deviation", lambda a: a * 0),
         ("ngrams", lambda a: a[:9].copy()),
         ("offsets", lambda a: a * np.nan),
+        ("dense", lambda a: a + 1e300),
     ):
         save_file({**arrays, name: change(arrays[name])}, tmp_path / "bad", metadata=header)
         with pytest.raises(DselectError, match="not a sound qurating model"):
