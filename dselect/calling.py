@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from dselect.console import say_up_to_date
+from dselect.errors import OutputIsInput
 from dselect.options import OutputOptions, RunOptions
 from dselect.records.fingerprints import names_file
 from dselect.records.manifest import Call, Ledger, UpToDate
@@ -102,6 +103,8 @@ def expand(name: str, command: Callable[..., None]) -> Callable[..., None]:
             with Path(os.devnull).open("wb") as nothing:
                 os.dup2(nothing.fileno(), sys.stdout.fileno())  # or Python complains while it flushes at exit
             raise SystemExit(0) from None
+        except OutputIsInput:
+            raise
         except BaseException:
             if any(isinstance(group, OutputOptions) for group in built.values()) and call.records and not call.output:
                 poison_stdout()

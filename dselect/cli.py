@@ -110,6 +110,7 @@ def _stop(number: int, frame: object) -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and exit with its status: see `docs/concepts.md` for what each means."""
+    _open_streams()
     for number in _STOPPING:
         if signal.getsignal(number) != signal.SIG_IGN:  # what nohup or a shell's & have switched off stays off
             signal.signal(number, _stop)
@@ -149,6 +150,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         what = " ".join(str(error).split())[-300:]
         _say(f"internal error: {type(error).__name__}: {what} (DSELECT_DEBUG=1 shows where)")
         sys.exit(INTERNAL)
+
+
+def _open_streams() -> None:
+    """Put something in the place of standard streams that are closed: using stdin or stdout fails, stderr is lost."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # cron and daemons may close them
+            os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_WRONLY)  # the lowest number that is free
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
 
 
 def _poison() -> None:

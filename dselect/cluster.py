@@ -119,7 +119,9 @@ def _start(address: str | None, jobs: int) -> Any:
     before = signal.getsignal(signal.SIGTERM)
     address = address or os.environ.get("RAY_ADDRESS")
     _answers(address)
-    how: dict[str, Any] = {"address": address} if address else {"num_cpus": jobs, "include_dashboard": False}
+    how: dict[str, Any] = (
+        {"address": address} if address else {"address": "local", "num_cpus": jobs, "include_dashboard": False}
+    )
     try:
         ray.init(**how, logging_level="ERROR", log_to_driver=False, configure_logging=True)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

@@ -71,7 +71,7 @@ def fit_hashed(pool: Pool, encoder: Hashed, size: str, seed: int, tokens: str | 
     work = _CollectBags(encoder.ngrams, sample_to_fit_on(pool, size, seed, tokens))
     parts = [found for _, found in pool.map(work, "fitting")]
     if not pool.counts.documents:
-        raise DselectError("the pool has no records to fit an encoder on", where=pool.sources[0].name)
+        raise DselectError("the pool has no records to fit an encoder on", where=pool.name)
     nothing = np.zeros(0, np.uint64)
     identities, ties = (np.concatenate([nothing, *(part[i] for part in parts)]) for i in (0, 1))
     return encoder.fit(Bags.ordered([part[2] for part in parts], np.lexsort((ties, identities))), seed)
@@ -139,7 +139,7 @@ def fit_clusters(
     most = points * (clusters or grid(1 << 62)[-1])
     drawn = draw_vectors(pool, source, most, seed)
     if not drawn.of:
-        raise DselectError("the pool has no records to make clusters of", where=pool.sources[0].name)
+        raise DselectError("the pool has no records to make clusters of", where=pool.name)
     facts: dict[str, Any] = {}
     if clusters is None:
         tried: dict[int, float] = {}

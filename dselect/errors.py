@@ -32,6 +32,10 @@ class UsageError(DselectError):
     exit_code = 2
 
 
+class OutputIsInput(DselectError):  # noqa: N818  what it says is wrong
+    """Standard output is a file that would be read: nothing may be written there, no sign of failure either."""
+
+
 class NotFitted(DselectError):  # noqa: N818  scikit-learn's word
     """A model was asked for scores before it had been fitted or loaded."""
 

@@ -173,6 +173,11 @@ class Pool:
     _passes: int = 0
     _read: int = 0
 
+    @property
+    def name(self) -> str:
+        """Return what errors about the whole call it."""
+        return self.sources[0].name if self.sources else "a shard of no files"
+
     def map(
         self, work: Callable[[Batch], Value], what: str = "reading", *, rest: bool = False
     ) -> Iterator[tuple[int, Value]]:
@@ -403,6 +408,8 @@ def _encoded(column: np.ndarray[Any, Any]) -> str:
 
 def _limited(found: Iterator[Block], limit: int) -> Iterator[Block]:
     for block in found:
+        if not limit:
+            return
         if block.lines >= limit:
             lines = block.data.split(b"\n", limit)
             end = b"\n" if len(lines) > limit else b""  # or a blank last line would be none

@@ -182,7 +182,7 @@ def read_target(pools: Sequence[Pool], seed: int) -> list[bytes]:
         for _, part in pool.map(Judged(seed), "target"):
             drawn = _within(sorted([*drawn, *part]))
     if not drawn:
-        raise DselectError("the target has no text", where=pools[0].sources[0].name)
+        raise DselectError("the target has no text", where=pools[0].name)
     return [text for _, _, text in drawn]
 
 

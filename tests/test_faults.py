@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+import shlex
 import signal
 import subprocess
 import sys
@@ -503,3 +504,58 @@ def test_an_output_that_is_a_link_is_written_through(dselect, pool, tmp_path):
 
 def test_a_format_that_cannot_be_written_is_refused(dselect, pool):
     assert "cannot write this format" in dselect("select", pool, "--keep", 2, "-o", "x.jsonl.bz2", status=1).stderr
+
+
+def test_an_input_that_is_standard_output_too_is_refused(pool, tmp_path):
+    records = tmp_path / "ap.jsonl"
+    records.write_bytes(read_bytes(pool))
+    before = records.read_bytes()
+    with records.open("ab") as appended:
+        done = subprocess.run(
+            [*DSELECT, "rules", "ap.jsonl"],
+            cwd=tmp_path,
+            stdout=appended,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"dselect: ap.jsonl: this input is standard output too (-o another file)\n"
+    assert records.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "status"),
+    [
+        (">&-", "select pool.jsonl.zst --keep 3 -o kept", 0),
+        ("2>&-", "select pool.jsonl.zst --keep 3 -o kept", 0),
+        ("<&-", "select pool.jsonl.zst --keep 3 -o kept", 0),
+        (">&-", "select pool.jsonl.zst --keep 3", 1),
+        ("<&-", "select --keep 3 -o kept", 1),
+    ],
+)
+def test_closed_streams_are_missed_only_where_they_are_needed(closed, arguments, status, pool, tmp_path):
+    command = f"{shlex.join(DSELECT)} {arguments} {closed}"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, check=False, timeout=60)
+    assert done.returncode == status, done.stderr
+    assert b"internal" not in done.stderr
+    assert (tmp_path / "kept").exists() == (status == 0)
+
+
+def test_a_shard_of_no_files_is_an_empty_pool_and_a_folder_half_written_is_none(dselect, pool, target, tmp_path):
+    dselect("dsir", "pool.jsonl.zst", "-t", target, "--save", "m")
+    dselect("dsir", "pool.jsonl.zst", "--model", "m", "--shard", "2/2", "-o", "two/")
+    dselect("dsir", "pool.jsonl.zst", "--model", "m", "--shard", "1/2", "-o", "one/")
+    kept = dselect("select", "one", "two", "--by", "dsir", "--keep", 5, "--json-summary")
+    assert kept.summary["kept"] == 5
+    assert "0 documents" in dselect("stats", "two").stderr
+    refused = dselect("kmeans", "pool.jsonl.zst", "--shard", "2/2", "--clusters", 2, "--save", "k", status=1).stderr
+    assert "no records to fit an encoder on" in refused
+    (tmp_path / ".one.journal").write_text("")  # what a killed run leaves
+    refused = dselect("select", "one", "--by", "dsir", "--keep", 5, status=1).stderr
+    assert refused == "dselect: one: what writes this folder has not finished (run that again)\n"
+
+
+def test_a_limit_of_nothing_is_nothing(dselect, pool):
+    assert dselect("select", pool, "--keep", "100%", "--limit", 0).stdout == b""
+    assert "blank" not in dselect("stats", pool, "--limit", 0).stderr

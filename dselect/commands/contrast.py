@@ -286,7 +286,7 @@ def fit(scorer: Contrast, targets: Sequence[Pool], pool: Pool, work: CountBytes,
     of_target = fit_byte_lm(targets, replace(work, sample=None), memory, what="target")
     for target in targets:
         if not target.counts.bytes:
-            raise DselectError("the target has no text", where=target.sources[0].name)
+            raise DselectError("the target has no text", where=target.name)
     known = np.array(sorted(of_target.texts), np.uint64)
     of_pool = fit_byte_lm([pool], replace(work, known=known), memory)
     scorer.fit(of_target, of_pool)

@@ -85,7 +85,7 @@ def read_sets(pools: Sequence[Pool], length: int) -> tuple[list[Any], int, int]:
         if not sum(map(len, keys)):
             raise DselectError(
                 f"no text has {length} words, so nothing of it can be found",
-                where=pool.sources[0].name,
+                where=pool.name,
                 way_out="--words N with a smaller N, --target-text FIELD if the text is elsewhere",
             )
         sets.append(np.concatenate(keys))

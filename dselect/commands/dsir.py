@@ -76,7 +76,7 @@ def fit(
     counts = [_count(target, work, "target") for target in targets]
     for target, count in zip(targets, counts, strict=True):
         if not count.any():
-            raise DselectError("the target has no words", where=target.sources[0].name)
+            raise DselectError("the target has no words", where=target.name)
     if not separate:
         counts = [np.sum(counts, axis=0)]
     return model.fit(counts, _count(pool, replace(work, sample=sample), "fitting"))

@@ -350,11 +350,11 @@ def _budget(asked: str | None, selections: Sequence[Selection], allow_short: boo
     if smallest.held < spent and not allow_short:
         raise DselectError(
             f"the selection holds {amount(smallest.held, 'bytes')}, less than the budget of {amount(spent, 'bytes')}",
-            where=smallest.pool.sources[0].name,
+            where=smallest.pool.name,
             way_out=f"--budget {smallest.held}B, no --budget for what the smallest holds, or --allow-short",
         )
     if not spent:
-        raise DselectError("nothing to train on", where=smallest.pool.sources[0].name)
+        raise DselectError("nothing to train on", where=smallest.pool.name)
     return spent
 
 

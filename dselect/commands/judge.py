@@ -117,13 +117,13 @@ def command(
         records = pool.open(run, talk, rereads=True)
         if dry_run:
             drawn, _ = draw(records, Describe(within=within), pairs, run.seed)
-            _refuse_none(drawn, 0, records.sources[0].name)
+            _refuse_none(drawn, 0, records.name)
             print(estimate(drawn, criteria, votes, prices))
             print(f"\n{next(questions(drawn, criteria)).prompt}")
             return
         with output.open(records, run) as sink:
             drawn, unusable = draw(records, Describe(within=within), pairs, run.seed)
-            _refuse_none(drawn, unusable, records.sources[0].name)
+            _refuse_none(drawn, unusable, records.name)
             if not run.quiet and not run.json_summary:
                 print(f"dselect judge: {estimate(drawn, criteria, votes, prices)}", file=sys.stderr)
             asked = Endpoint(endpoint, lm, timeout=timeout, a_minute=rate, answer_tokens=answer_tokens)
@@ -148,7 +148,7 @@ def _from_grades(
         records = pool.open(run, talk, rereads=True)
         with output.open(records, run) as sink:
             drawn, unusable = draw(records, work, pairs, run.seed)
-            _refuse_none(drawn, unusable, records.sources[0].name)
+            _refuse_none(drawn, unusable, records.name)
             found = from_grades(drawn, name or work.grade.split(".")[-1], soft)
             sink.write(0, whole(one.line() for one in found))
     talk.report(records.counts, judgments=len(found), asked_pairs=pairs, unusable=unusable)

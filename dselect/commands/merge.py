@@ -37,7 +37,9 @@ def command(
     with Run("merge", run) as talk:
         run.ledger.open([], lambda _: {}, outputs=[Path(output)], folder=False, whole=True, resume=False)
         merged = Dsir.load(parts[0])
-        for name in parts[1:]:
+        for number, name in enumerate(parts[1:], 1):
+            if any(Path(name).samefile(other) for other in parts[:number] if Path(name).exists()):
+                raise DselectError("this part is named twice", where=name, way_out="each counts once")
             try:
                 merged = merged.merged(Dsir.load(name))
             except ValueError as error:

@@ -394,7 +394,7 @@ def fit(zipfit: ZipFit, targets: Sequence[Pool], pool: Pool, sample: Draw) -> di
     """Draw the documents to compare with and the texts of the pool to measure lengths on; return what was drawn."""
     documents, total = draw_texts(targets, sample, "target")
     if not documents:
-        raise DselectError("the target has no text", where=targets[0].sources[0].name)
+        raise DselectError("the target has no text", where=targets[0].name)
     measured = Draw("zipfit length", MEASURED, sample.seed, WINDOW, anywhere=True)
     texts, _ = draw_texts([pool], measured, "fitting")
     zipfit.fit(documents, texts)

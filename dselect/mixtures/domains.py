@@ -158,7 +158,7 @@ def fit_domains(
     """
     drawn = draw_vectors(pool, Encoded(encoder), POINTS * clusters, seed)
     if not drawn.of:
-        raise DselectError("the pool has no records to make clusters of", where=pool.sources[0].name)
+        raise DselectError("the pool has no records to make clusters of", where=pool.name)
     model = Clusters().fit(drawn.vectors, clusters, seed)
     labels, _ = model.assign(drawn.vectors)
     model.name(drawn.texts, labels)

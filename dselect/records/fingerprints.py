@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dselect.errors import DselectError
+from dselect.errors import DselectError, OutputIsInput
 from dselect.records.writing import is_special
 
 Json = dict[str, Any]
@@ -96,6 +97,11 @@ def refuse_collisions(outputs: Sequence[Path], read: Sequence[str]) -> None:
     for name in read:
         with suppress(OSError):
             inputs[_identity(Path(name))] = name
+    with suppress(OSError):  # what a shell's >> appends to while it is read would grow for ever
+        status = os.fstat(1)
+        if stat.S_ISREG(status.st_mode) and (status.st_dev, status.st_ino) in inputs:
+            name = inputs[status.st_dev, status.st_ino]
+            raise OutputIsInput("this input is standard output too", where=name, way_out="-o another file")
     for path in outputs:
         with suppress(OSError):
             if _identity(path) in inputs and not is_special(path):

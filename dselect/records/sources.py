@@ -87,9 +87,13 @@ def _status(path: Path) -> os.stat_result:
 
 
 def _in_folder(folder: Path) -> list[Source]:
+    own = folder.resolve()
+    if own.with_name(f".{own.name}.journal").exists():
+        raise DselectError("what writes this folder has not finished", where=str(folder), way_out="run that again")
     records = sorted(path for path in _files(folder, set()) if path.name.endswith(_SUFFIXES))
-    if not records:
-        raise DselectError(f"no {', '.join('*' + s for s in _SUFFIXES)} in this folder", where=str(folder))
+    if not records and not own.with_name(f"{own.name}.manifest.json").exists():  # a shard of no files has one
+        names = ", ".join("*" + suffix for suffix in _SUFFIXES)
+        raise DselectError(f"no {names} in this folder", where=str(folder), way_out="name the files")
     for path in records:
         if path.exists() and not path.is_file():  # a link to nothing: opening it will say so
             raise DselectError("not a regular file", where=str(path), way_out="name a pipe itself")

@@ -84,6 +84,8 @@ def test_parts_that_do_not_add_are_refused_with_the_reason(dselect, shards, targ
         refused = dselect("merge", "a", name, "-o", "out", status=1).stderr
         assert re.match(rf"dselect: {name}: {reason}", refused)
         assert not (tmp_path / "out").exists()
-    assert "samples do not add" in dselect("merge", "d", "d", "-o", "out", status=1).stderr
+    (tmp_path / "e").write_bytes((tmp_path / "d").read_bytes())
+    assert "samples do not add" in dselect("merge", "d", "e", "-o", "out", status=1).stderr
+    assert "named twice" in dselect("merge", "a", "./a", "-o", "out", status=1).stderr
     assert "standard input is none" in dselect("stats", "-", "--shard", "1/2", status=2).stderr
     assert "is one of the inputs" in dselect("merge", "a", "a", "-o", "a", status=1).stderr
