@@ -407,9 +407,7 @@ def _encoded(column: np.ndarray[Any, Any]) -> str:
 
 
 def _limited(found: Iterator[Block], limit: int) -> Iterator[Block]:
-    for block in found:
-        if not limit:
-            return
+    for block in found if limit else ():
         if block.lines >= limit:
             lines = block.data.split(b"\n", limit)
             end = b"\n" if len(lines) > limit else b""  # or a blank last line would be none

@@ -90,6 +90,7 @@ def test_pure_rooms_touch_no_file_clock_or_global_random_state():
         "kernels/vectors",
         "kernels/overlap",
         "kernels/statistics",
+        "kernels/repetition",
         "kernels/windows",
         "kernels/sparse",
         "kernels/style",

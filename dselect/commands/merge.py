@@ -37,9 +37,11 @@ def command(
     with Run("merge", run) as talk:
         run.ledger.open([], lambda _: {}, outputs=[Path(output)], folder=False, whole=True, resume=False)
         merged = Dsir.load(parts[0])
-        for number, name in enumerate(parts[1:], 1):
-            if any(Path(name).samefile(other) for other in parts[:number] if Path(name).exists()):
+        seen = {Path(parts[0]).resolve()}
+        for name in parts[1:]:
+            if Path(name).resolve() in seen:
                 raise DselectError("this part is named twice", where=name, way_out="each counts once")
+            seen.add(Path(name).resolve())
             try:
                 merged = merged.merged(Dsir.load(name))
             except ValueError as error:

@@ -20,10 +20,10 @@ from dselect.records.manifest import manifest_of
 from dselect.records.sources import Source, discover
 from dselect.records.writing import publish
 from dselect.reporting import chapters
-from dselect.reporting.chapters import View
 from dselect.reporting.evaluations import Evaluation, compare
 from dselect.reporting.markup import Html, page, tag
 from dselect.reporting.survey import CONTAMINATION, Example, Survey, fetch
+from dselect.reporting.views import View
 
 Json = Mapping[str, Any]
 

@@ -132,11 +132,11 @@ class Judge:
 
     def statistics(self, texts: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
         """Return the statistic of every rule, by the rule's name: (n,) each."""
-        from dselect.kernels import statistics
+        from dselect.kernels import repetition, statistics
 
         count = {
             "gopher": statistics.gopher_statistics,
-            "gopher-repetition": statistics.repetition_statistics,
+            "gopher-repetition": repetition.repetition_statistics,
             "c4": statistics.c4_statistics,
             "dsir": statistics.dsir_statistics,
         }

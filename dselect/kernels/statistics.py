@@ -1,4 +1,4 @@
-"""Statistics of texts that are counted, not learned: words, lines, repetition.
+"""Statistics of texts that are counted, not learned: words and lines; `repetition` has those of what occurs again.
 
 A word is a run of code points that are not white space, but for `dsir_statistics`; a line is what stands between line
 feeds and holds a word; a paragraph is a run of lines without an empty one between them. Characters are code points that
@@ -17,18 +17,14 @@ from numba import njit, types
 
 from dselect.kernels.words import (
     BYTES,
-    FNV_PRIME,
-    FNV_START,
     LETTER,
     OTHER,
     SPACE,
     Bytes,
     Ints,
-    chain,
     decode,
     letter_classes,
     lower_bytes,
-    mix,
     next_words,
     width,
     word_classes,
@@ -64,7 +60,7 @@ not no only own very too just then there here once again further now also
 s t d ll m re ve
 """.split()  # noqa: SIM905  words read better in one string
 
-_NEWLINE, _HASH, _DOT, _CURLY, _STAR, _HYPHEN = map(ord, "\n#.{*-")
+NEWLINE, _HASH, _DOT, _CURLY, _STAR, _HYPHEN = map(ord, "\n#.{*-")
 _ELLIPSIS, _EN_DASH, _BULLET, _TRIANGLE, _WHITE_BULLET, _SQUARE = 0x2026, 0x2013, 0x2022, 0x2023, 0x25E6, 0x25AA
 _EXCLAMATION, _QUESTION, _QUOTE = map(ord, '!?"')
 _APOSTROPHE, _PARENTHESIS, _BRACKET, _SINGLE_CLOSED, _DOUBLE_CLOSED = 0x27, 0x29, 0x5D, 0x2019, 0x201D
@@ -72,59 +68,32 @@ _APOSTROPHE, _PARENTHESIS, _BRACKET, _SINGLE_CLOSED, _DOUBLE_CLOSED = 0x27, 0x29
 # columns of what a kernel counts
 _WORDS, _CHARACTERS, _HASHES, _ELLIPSES, _LINES, _BULLETED, _TRAILING, _ALPHABETIC, _STOP = range(9)
 _KEPT, _KEPT_CHARACTERS, _SENTENCES, _CURLIES = 2, 3, 4, 5
-_LONGEST_TOP, _LONGEST_GRAM = 4, 10
-_REPEATED, _REPEATED_CHARACTERS, _PARAGRAPHS, _REPEATED_PARAGRAPHS, _REPEATED_PARAGRAPH_CHARACTERS = 2, 3, 4, 5, 6
-_GRAMS = 5  # the characters of n-grams are in column _GRAMS + n
 
-_TEXTS = (BYTES, types.int64[::1], types.uint8[::1])
-_KEYS = types.uint64[::1]
+TEXTS = (BYTES, types.int64[::1], types.uint8[::1])
+KEYS = types.uint64[::1]
 
 
 def gopher_statistics(texts: Sequence[str]) -> Columns:
     """Return what Gopher's quality rules look at (Rae et al. 2021, appendix A.1.1)."""
-    data, ends = _joined(texts)
+    data, ends = joined(texts)
     found = np.zeros((len(ends), 9), np.int64)
     _gopher(data, ends, letter_classes(), _packed(GOPHER_STOP_WORDS), found)
     words, lines = found[:, _WORDS], found[:, _LINES]
     return {
         "word_count": words,
-        "mean_word_length": _share(found[:, _CHARACTERS], words),
-        "hash_ratio": _share(found[:, _HASHES], words),
-        "ellipsis_ratio": _share(found[:, _ELLIPSES], words),
-        "bullet_lines": _share(found[:, _BULLETED], lines),
-        "ellipsis_lines": _share(found[:, _TRAILING], lines),
-        "alphabetic_words": _share(found[:, _ALPHABETIC], words),
+        "mean_word_length": share(found[:, _CHARACTERS], words),
+        "hash_ratio": share(found[:, _HASHES], words),
+        "ellipsis_ratio": share(found[:, _ELLIPSES], words),
+        "bullet_lines": share(found[:, _BULLETED], lines),
+        "ellipsis_lines": share(found[:, _TRAILING], lines),
+        "alphabetic_words": share(found[:, _ALPHABETIC], words),
         "stop_words": found[:, _STOP],
-    }
-
-
-def repetition_statistics(texts: Sequence[str]) -> Columns:
-    """Return what Gopher's repetition rules look at (Rae et al. 2021, table A1): shares of lines and of characters.
-
-    A duplicate is what occurred before; of overlapping n-grams every character counts once. The top n-gram is the most
-    frequent one, of several the one with the most characters, then the one that got there first; if none occurs twice
-    its share is 0.
-    """
-    data, ends = _joined(texts)
-    found = np.zeros((len(ends), _GRAMS + _LONGEST_GRAM + 1), np.int64)
-    _repetition(data, ends, letter_classes(), found)
-    characters = found[:, 0]
-    return {
-        "duplicate_lines": _share(found[:, _REPEATED], found[:, 1]),
-        "duplicate_line_characters": _share(found[:, _REPEATED_CHARACTERS], characters),
-        "duplicate_paragraphs": _share(found[:, _REPEATED_PARAGRAPHS], found[:, _PARAGRAPHS]),
-        "duplicate_paragraph_characters": _share(found[:, _REPEATED_PARAGRAPH_CHARACTERS], characters),
-        **{f"top_{n}_gram": _share(found[:, _GRAMS + n], characters) for n in range(2, _LONGEST_TOP + 1)},
-        **{
-            f"duplicate_{n}_grams": _share(found[:, _GRAMS + n], characters)
-            for n in range(_LONGEST_TOP + 1, _LONGEST_GRAM + 1)
-        },
     }
 
 
 def c4_statistics(texts: Sequence[str]) -> Columns:
     """Return what C4's rules look at (Raffel et al. 2020, section 2.2): sentences are those of the lines C4 keeps."""
-    data, ends = _joined(texts)
+    data, ends = joined(texts)
     lowered = data.tobytes().lower()
     phrases = np.sort(np.concatenate([_places(lowered, phrase) for phrase in C4_LINE_PHRASES]))
     found = np.zeros((len(ends), 6), np.int64)
@@ -134,8 +103,8 @@ def c4_statistics(texts: Sequence[str]) -> Columns:
         "sentences": found[:, _SENTENCES],
         "lorem_ipsum": np.diff(lorem, prepend=0),
         "curly_brackets": found[:, _CURLIES],
-        "kept_lines": _share(found[:, _KEPT], found[:, 1]),
-        "kept_characters": _share(found[:, _KEPT_CHARACTERS], found[:, 0]),
+        "kept_lines": share(found[:, _KEPT], found[:, 1]),
+        "kept_characters": share(found[:, _KEPT_CHARACTERS], found[:, 0]),
     }
 
 
@@ -151,20 +120,21 @@ def dsir_statistics(texts: Sequence[str]) -> Columns:
     words = found[:, 0]
     return {
         "dsir_words": words,
-        "dsir_top_word": _share(found[:, 1], words),
-        "dsir_other_than_stop_words": _share(found[:, 2], words),
-        "dsir_other_than_digits": _share(found[:, 3], words),
+        "dsir_top_word": share(found[:, 1], words),
+        "dsir_other_than_stop_words": share(found[:, 2], words),
+        "dsir_other_than_digits": share(found[:, 3], words),
     }
 
 
-def _joined(texts: Sequence[str]) -> tuple[Bytes, Ints]:
+def joined(texts: Sequence[str]) -> tuple[Bytes, Ints]:
     """Return the texts as UTF-8, a line feed after each, and where each ends: uint8 (bytes,), int64 (n,)."""
     parts = [text.encode() + b"\n" for text in texts]
     ends = np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)))
     return np.frombuffer(b"".join(parts), np.uint8), ends
 
 
-def _share(part: Ints, whole: Ints) -> np.ndarray[Any, np.dtype[np.float64]]:
+def share(part: Ints, whole: Ints) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return part / whole, 0 where both are."""
     return np.asarray(part / np.maximum(whole, 1))
 
 
@@ -191,14 +161,14 @@ def _known_words() -> tuple[Hashes, Bytes]:
     hashes = np.empty(len(ends) + 1, np.uint64)
     _, filled = next_words(data, 0, len(data), word_classes(), hashes, 0)
     for number, word in enumerate(hashes[:filled]):
-        slot = _slot(keys, np.uint64(len(keys) - 1), word)
+        slot = slot_of(keys, np.uint64(len(keys) - 1), word)
         keys[slot] = word
         kinds[slot] = 2 if number >= filled - 10 else 1
     return keys, kinds
 
 
-@njit(types.int64(_KEYS, types.uint64, types.uint64), cache=True, nogil=True)
-def _slot(keys: Any, mask: Any, h: Any) -> Any:
+@njit(types.int64(KEYS, types.uint64, types.uint64), cache=True, nogil=True)
+def slot_of(keys: Any, mask: Any, h: Any) -> Any:
     """Return where a hash is in an open table, or the free place where it belongs; 0 marks a free place."""
     at = h & mask
     while keys[at] != 0 and keys[at] != h:
@@ -207,7 +177,7 @@ def _slot(keys: Any, mask: Any, h: Any) -> Any:
 
 
 @njit(types.int64(types.int64), cache=True, nogil=True)
-def _capacity(count: Any) -> Any:
+def capacity(count: Any) -> Any:
     """Return how large a table is for so many hashes: a power of two, at most half full."""
     size = 16
     while size < 2 * count:
@@ -222,7 +192,7 @@ def _is_bullet(point: Any) -> Any:
     return point in (_BULLET, _TRIANGLE, _WHITE_BULLET, _SQUARE, _EN_DASH)
 
 
-@njit(types.int64(types.uint64, types.int64, _KEYS), cache=True, nogil=True)
+@njit(types.int64(types.uint64, types.int64, KEYS), cache=True, nogil=True)
 def _stop_word(packed: Any, length: Any, stop_words: Any) -> Any:
     """Return the bit of the stop word that these letters are, 0 if none: stop words have two to four."""
     if 2 <= length <= 4:
@@ -232,7 +202,7 @@ def _stop_word(packed: Any, length: Any, stop_words: Any) -> Any:
     return 0
 
 
-@njit(types.void(*_TEXTS, _KEYS, types.int64[:, ::1]), cache=True, nogil=True)
+@njit(types.void(*TEXTS, KEYS, types.int64[:, ::1]), cache=True, nogil=True)
 def _gopher(data: Any, ends: Any, classes: Any, stop_words: Any, found: Any) -> None:  # noqa: PLR0915  a state machine in one piece
     """Count per text: words, their characters, hash signs, ellipses, lines and what they begin and end with, …."""
     at = 0
@@ -242,7 +212,7 @@ def _gopher(data: Any, ends: Any, classes: Any, stop_words: Any, found: Any) -> 
         empty, bullet, trails = True, False, False
         while at < ends[document]:
             first = data[at]
-            if first == _NEWLINE:
+            if first == NEWLINE:
                 if not empty:
                     lines += 1
                     bulleted += bullet
@@ -297,7 +267,7 @@ def _gopher(data: Any, ends: Any, classes: Any, stop_words: Any, found: Any) -> 
             stops >>= 1
 
 
-@njit(types.void(*_TEXTS, types.int64[::1], types.int64[:, ::1]), cache=True, nogil=True)
+@njit(types.void(*TEXTS, types.int64[::1], types.int64[:, ::1]), cache=True, nogil=True)
 def _c4(data: Any, ends: Any, classes: Any, phrases: Any, found: Any) -> None:  # noqa: PLR0915  a state machine in one piece
     """Count per text: characters, lines, lines and characters and sentences C4 keeps, opening curly brackets.
 
@@ -310,7 +280,7 @@ def _c4(data: Any, ends: Any, classes: Any, phrases: Any, found: Any) -> None:  
         mark, ended, trails = False, False, False  # of its last word
         while at < ends[document]:
             first = data[at]
-            if first == _NEWLINE:
+            if first == NEWLINE:
                 unwanted = False
                 while phrase < len(phrases) and phrases[phrase] < at:
                     unwanted = True
@@ -359,145 +329,7 @@ def _c4(data: Any, ends: Any, classes: Any, phrases: Any, found: Any) -> None:  
             sentences += ended
 
 
-@njit(types.Tuple((types.int64, types.int64))(_KEYS, types.int64[::1], types.int64, _KEYS), cache=True, nogil=True)
-def _duplicates(hashes: Any, characters: Any, count: Any, keys: Any) -> Any:
-    """Return how many of the hashes occurred before, and their characters; `keys` is a table large enough."""
-    size = _capacity(count)
-    keys[:size] = 0
-    mask = np.uint64(size - 1)
-    duplicates, inside = 0, 0
-    for i in range(count):
-        slot = _slot(keys, mask, hashes[i])
-        if keys[slot]:
-            duplicates += 1
-            inside += characters[i]
-        keys[slot] = hashes[i]
-    return duplicates, inside
-
-
-@njit(types.int64(_KEYS, types.int64, types.int64[::1], types.int64, _KEYS), cache=True, nogil=True)
-def _inside_duplicates(grams: Any, count: Any, before: Any, n: Any, keys: Any) -> Any:
-    """Return the characters of all n-grams that occurred before. before: the characters before each word."""
-    size = _capacity(count)
-    keys[:size] = 0
-    mask = np.uint64(size - 1)
-    inside, covered = 0, 0
-    for i in range(count):
-        slot = _slot(keys, mask, grams[i])
-        if keys[slot]:
-            inside += before[i + n] - before[max(i, covered)]
-            covered = i + n
-        keys[slot] = grams[i]
-    return inside
-
-
-@njit(types.int64(_KEYS, types.int64, types.int64[::1], types.int64, _KEYS, types.int64[::1]), cache=True, nogil=True)
-def _inside_top(grams: Any, count: Any, before: Any, n: Any, keys: Any, times: Any) -> Any:
-    """Return the characters of all occurrences of the most frequent n-gram, 0 if none occurs twice."""
-    size = _capacity(count)
-    keys[:size] = 0
-    times[:size] = 0
-    mask = np.uint64(size - 1)
-    top, most, longest = np.uint64(0), 1, 0
-    for i in range(count):
-        slot = _slot(keys, mask, grams[i])
-        keys[slot] = grams[i]
-        times[slot] += 1
-        characters = before[i + n] - before[i]
-        if times[slot] > most or (times[slot] == most > 1 and characters > longest):
-            top, most, longest = grams[i], times[slot], characters
-    inside, covered = 0, 0
-    if most > 1:
-        for i in range(count):
-            if grams[i] == top:
-                inside += before[i + n] - before[max(i, covered)]
-                covered = i + n
-    return inside
-
-
-@njit(
-    types.void(_KEYS, types.int64, types.int64[::1], _KEYS, types.int64[::1], _KEYS, types.int64[::1]),
-    cache=True,
-    nogil=True,
-)
-def _ngrams(words: Any, count: Any, before: Any, keys: Any, times: Any, grams: Any, row: Any) -> None:
-    """Count the characters inside repeated n-grams, for every n, into their columns; `grams` is room to work in."""
-    for i in range(count):
-        grams[i] = chain(np.uint64(0), words[i])
-    for n in range(2, min(_LONGEST_GRAM, count) + 1):
-        for i in range(count - n + 1):
-            grams[i] = max(chain(grams[i], words[i + n - 1]), np.uint64(1))
-        if n <= _LONGEST_TOP:
-            row[_GRAMS + n] = _inside_top(grams, count - n + 1, before, n, keys, times)
-        else:
-            row[_GRAMS + n] = _inside_duplicates(grams, count - n + 1, before, n, keys)
-
-
-@njit(types.void(*_TEXTS, types.int64[:, ::1]), cache=True, nogil=True)
-def _repetition(data: Any, ends: Any, classes: Any, found: Any) -> None:  # noqa: PLR0915  a state machine in one piece
-    """Count per text: characters, lines, paragraphs, those that are duplicates, characters inside repeated n-grams."""
-    room = 64  # words that fit
-    words, lines, paragraphs = np.empty(room, np.uint64), np.empty(room, np.uint64), np.empty(room, np.uint64)
-    before, in_line, in_paragraph = np.empty(room + 1, np.int64), np.empty(room, np.int64), np.empty(room, np.int64)
-    keys, times = np.empty(_capacity(room), np.uint64), np.empty(_capacity(room), np.int64)
-    at = 0
-    for document in range(len(ends)):
-        need = (ends[document] - at + 1) // 2  # a word is at least one byte and the white space after it
-        if need > room:
-            room = need
-            words, lines, paragraphs = np.empty(room, np.uint64), np.empty(room, np.uint64), np.empty(room, np.uint64)
-            before, in_line = np.empty(room + 1, np.int64), np.empty(room, np.int64)
-            in_paragraph = np.empty(room, np.int64)
-        count, line_count, paragraph_count, characters = 0, 0, 0, 0
-        line, paragraph = np.uint64(0), np.uint64(0)
-        line_words, paragraph_lines, line_start, paragraph_start = 0, 0, 0, 0
-        while at < ends[document]:
-            first = data[at]
-            if first == _NEWLINE:
-                if line_words:
-                    lines[line_count], in_line[line_count] = max(line, np.uint64(1)), characters - line_start
-                    line_count += 1
-                    paragraph = chain(paragraph, line)
-                    paragraph_lines += 1
-                at += 1
-                if paragraph_lines and (not line_words or at == ends[document]):
-                    paragraphs[paragraph_count] = max(paragraph, np.uint64(1))
-                    in_paragraph[paragraph_count] = characters - paragraph_start
-                    paragraph_count += 1
-                    paragraph, paragraph_lines, paragraph_start = np.uint64(0), 0, characters
-                line, line_words, line_start = np.uint64(0), 0, characters
-                continue
-            kind = classes[first] if first < 0x80 else classes[decode(data, at)]
-            if kind == SPACE:
-                at += width(first)
-                continue
-            before[count] = characters
-            h = FNV_START
-            while kind != SPACE:  # the characters of one word
-                for _ in range(width(first)):
-                    h = (h ^ np.uint64(data[at])) * FNV_PRIME
-                    at += 1
-                characters += 1
-                first = data[at]
-                kind = classes[first] if first < 0x80 else classes[decode(data, at)]
-            words[count] = mix(h)
-            line = chain(line, words[count])
-            count += 1
-            line_words += 1
-        before[count] = characters
-        size = _capacity(count)
-        if size > len(keys):
-            keys, times = np.empty(size, np.uint64), np.empty(size, np.int64)
-        row = found[document]
-        row[0], row[1], row[_PARAGRAPHS] = characters, line_count, paragraph_count
-        row[_REPEATED], row[_REPEATED_CHARACTERS] = _duplicates(lines, in_line, line_count, keys)
-        row[_REPEATED_PARAGRAPHS], row[_REPEATED_PARAGRAPH_CHARACTERS] = _duplicates(
-            paragraphs, in_paragraph, paragraph_count, keys
-        )
-        _ngrams(words, count, before, keys, times, lines, row)  # the lines are done with, and the array is long enough
-
-
-@njit(types.void(*_TEXTS, _KEYS, types.uint8[::1], types.int64[:, ::1]), cache=True, nogil=True)
+@njit(types.void(*TEXTS, KEYS, types.uint8[::1], types.int64[:, ::1]), cache=True, nogil=True)
 def _dsir(data: Any, ends: Any, classes: Any, known: Any, kinds: Any, found: Any) -> None:
     """Count per text: words, occurrences of the most frequent one, words that are no stop word, that are no digit."""
     known_mask = np.uint64(len(known) - 1)
@@ -509,7 +341,7 @@ def _dsir(data: Any, ends: Any, classes: Any, known: Any, kinds: Any, found: Any
         if stop - start >= len(hashes):
             hashes = np.empty(stop - start + 1, np.uint64)  # one more than there can be words: it is never full
         _, count = next_words(data, start, stop, classes, hashes, 0)
-        size = _capacity(count)
+        size = capacity(count)
         if size > len(keys):
             keys, times = np.empty(size, np.uint64), np.empty(size, np.int64)
         keys[:size] = 0
@@ -518,11 +350,11 @@ def _dsir(data: Any, ends: Any, classes: Any, known: Any, kinds: Any, found: Any
         most, others, no_digits = 0, count, count
         for i in range(count):
             h = max(hashes[i], np.uint64(1))
-            slot = _slot(keys, mask, h)
+            slot = slot_of(keys, mask, h)
             keys[slot] = h
             times[slot] += 1
             most = max(most, times[slot])
-            slot = _slot(known, known_mask, h)
+            slot = slot_of(known, known_mask, h)
             if known[slot]:
                 others -= kinds[slot] == 1
                 no_digits -= kinds[slot] == 2

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dselect.errors import DselectError, NotFitted
+from dselect.kernels.repetition import repetition_statistics
 from dselect.kernels.sparse import (
     TOGETHER,
     Counts,
@@ -24,7 +25,7 @@ from dselect.kernels.sparse import (
     scaled,
     score_bags,
 )
-from dselect.kernels.statistics import dsir_statistics, gopher_statistics, repetition_statistics
+from dselect.kernels.statistics import dsir_statistics, gopher_statistics
 from dselect.kernels.style import NAMES, style_statistics
 from dselect.kernels.windows import windows
 from dselect.kernels.words import unicode_version

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import zstandard
 
@@ -62,9 +62,11 @@ def chunks(
         if compressed and len(head) < len(_ZSTD):
             raise DselectError("truncated: not even a compressed header", where=source.name)
         if head.startswith(_ZSTD) or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F):
-            yield from _zstd(head, raw, source.name)
-        elif head.startswith(_GZIP):
-            yield from _gzip(head, raw, source.name)
+            # python-zstandard's readers stop after one frame, or read on and never report a cut last frame
+            decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+            yield from _frames(head, raw, source.name, decompressor.decompressobj)
+        elif head.startswith(_GZIP):  # which allows zeros after a member
+            yield from _frames(head, raw, source.name, lambda: zlib.decompressobj(wbits=31), padding=b"\0")
         elif compressed and head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{":
             raise DselectError("corrupt: not compressed as its name says", where=source.name)
         else:
@@ -94,43 +96,26 @@ def _slices(head: bytes, raw: Iterator[bytes]) -> Iterator[bytes]:
             yield piece[start : start + _SLICE]
 
 
-def _zstd(head: bytes, raw: Iterator[bytes], name: str) -> Iterator[bytes]:
-    # python-zstandard's readers stop after one frame, or read on and never report a cut last frame: so frame by frame
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
-    frame, started = decompressor.decompressobj(), False
+def _frames(
+    head: bytes, raw: Iterator[bytes], name: str, begin: Callable[[], Any], padding: bytes = b""
+) -> Iterator[bytes]:
+    """Decompress frame by frame, each with what `begin` gives; padding: a byte that may stand between them."""
+    frame, started = begin(), False
     try:
         for piece in _slices(head, raw):
             while piece:
+                if padding and not started:
+                    piece = piece.lstrip(padding)
+                    if not piece:
+                        break
                 started = True
                 data = frame.decompress(piece)
                 piece = b""
                 if frame.eof:
-                    piece, frame, started = frame.unused_data, decompressor.decompressobj(), False
+                    piece, frame, started = frame.unused_data, begin(), False
                 if data:
                     yield data
-    except zstandard.ZstdError as error:
-        raise _damaged(error, name) from error
-    if started:
-        raise _truncated(name)
-
-
-def _gzip(head: bytes, raw: Iterator[bytes], name: str) -> Iterator[bytes]:
-    member, started = zlib.decompressobj(wbits=31), False
-    try:
-        for piece in _slices(head, raw):
-            while piece:
-                if not started:
-                    piece = piece.lstrip(b"\0")  # gzip allows zero padding after a member
-                    if not piece:
-                        break
-                started = True
-                data = member.decompress(piece)
-                piece = b""
-                if member.eof:
-                    piece, member, started = member.unused_data, zlib.decompressobj(wbits=31), False
-                if data:
-                    yield data
-    except zlib.error as error:
+    except (zstandard.ZstdError, zlib.error) as error:
         raise _damaged(error, name) from error
     if started:
         raise _truncated(name)

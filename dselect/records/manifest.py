@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 
 from dselect import __version__
 from dselect.errors import DselectError
+from dselect.records.beside import journal_path, manifest_path
 from dselect.records.fingerprints import (
     all_same,
     as_written,
@@ -118,7 +119,7 @@ class Ledger:
             return
         # `.`, `..` and `/` stand for the folder itself
         self._main = Path(main) if Path(main).name not in ("", "..") else Path(main).resolve()
-        self._old = _read_json(_manifest_path(self._main))
+        self._old = _read_json(manifest_path(self._main))
         if folder:
             self._lock_folder()
             self._find_done(whole, resume and not self.call.force and "rejects" not in self.call.also)
@@ -172,7 +173,7 @@ class Ledger:
             with suppress(OSError):
                 output |= state_of(self._main.parent / output["path"])
         with suppress(DselectError):
-            _write_json(_manifest_path(self._main), old)
+            _write_json(manifest_path(self._main), old)
         self._end_journal()
         summary = old.get("summary", {}) if all_same(old.get("inputs", []), self._inputs) else {}
         raise UpToDate(str(self._main), {"command": self.call.command, **summary})
@@ -181,7 +182,7 @@ class Ledger:
 
     def _lock_folder(self) -> None:
         assert self._main is not None
-        path = self._journal_path
+        path = journal_path(self._main)
         self._killed = path.exists()
         if not self._killed and not self._old and self._main.is_dir() and _visible(self._main):
             raise DselectError(
@@ -252,14 +253,9 @@ class Ledger:
         write_all(self._journal, json.dumps(line).encode() + b"\n")
 
     def _end_journal(self) -> None:
-        if self._journal is not None:
+        if self._journal is not None and self._main is not None:
             with suppress(OSError):
-                self._journal_path.unlink()
-
-    @property
-    def _journal_path(self) -> Path:
-        assert self._main is not None
-        return self._main.with_name(f".{self._main.name}.journal")
+                journal_path(self._main).unlink()
 
     # -- while the work is done
 
@@ -287,7 +283,7 @@ class Ledger:
         if self._journal is not None:
             summary["shards_deleted"] = self._remove_stale()
         for path in {self._main, *(Path(also) for option, also in self.call.also.items() if option == "save")}:
-            _write_json(_manifest_path(path), self._manifest(path.parent, summary))
+            _write_json(manifest_path(path), self._manifest(path.parent, summary))
         self._end_journal()
 
     def _with_digest(self, entry: Json) -> Json:
@@ -335,7 +331,7 @@ class Ledger:
 
 def manifest_of(output: Path) -> Json:
     """Return the manifest beside an output; nothing where there is none, or none that can be read."""
-    return _read_json(_manifest_path(output))
+    return _read_json(manifest_path(output))
 
 
 @cache
@@ -357,10 +353,6 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):  # another distribution may hold the library
             found[name] = metadata.version(name)
     return found
-
-
-def _manifest_path(output: Path) -> Path:
-    return output.with_name(f"{output.name}.manifest.json")
 
 
 def _visible(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dselect.errors import DselectError
+from dselect.records.beside import journal_path, manifest_path
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
@@ -88,10 +89,10 @@ def _status(path: Path) -> os.stat_result:
 
 def _in_folder(folder: Path) -> list[Source]:
     own = folder.resolve()
-    if own.with_name(f".{own.name}.journal").exists():
+    if journal_path(own).exists():
         raise DselectError("what writes this folder has not finished", where=str(folder), way_out="run that again")
     records = sorted(path for path in _files(folder, set()) if path.name.endswith(_SUFFIXES))
-    if not records and not own.with_name(f"{own.name}.manifest.json").exists():  # a shard of no files has one
+    if not records and not manifest_path(own).exists():  # a shard of no files has one
         names = ", ".join("*" + suffix for suffix in _SUFFIXES)
         raise DselectError(f"no {names} in this folder", where=str(folder), way_out="name the files")
     for path in records:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
@@ -15,85 +14,19 @@ import orjson
 from dselect.console import number, sentence, size
 from dselect.pipeline import QUANTILES
 from dselect.pool import Counts
-from dselect.ranking import By
 from dselect.reporting import figures
 from dselect.reporting.evaluations import Cell, Comparison
 from dselect.reporting.markup import Html, join, rows, tag
-from dselect.reporting.survey import Example, Survey
-from dselect.selection import combine
+from dselect.reporting.survey import Example
+from dselect.reporting.views import AROUND, LENGTH, Floats, Json, View
 from dselect.sketch import SAMPLE, spearman
 
 MOST_FIELDS = 6  # a figure each; of all beyond them `stats` tells
 MOST_DOMAINS = 40
 FIELDS_IN_FIGURES = 3  # of score against score: three pairs
-AROUND = 3  # examples at either side of the cut
 SHOWN = 1200  # characters of an example
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-Json = Mapping[str, Any]
 Show = Callable[[Any], Mapping[int, Example]]
-_LENGTH = "length"
-
-
-@dataclass
-class View:
-    """Records to tell of: a pool, with or without what a selection took of it; or a selection whose pool is gone."""
-
-    name: str
-    pool: Survey
-    selection: Survey | None
-    fields: list[str]  # those that decided first
-    by: list[By]  # those that decided
-    combine: str  # how, if there are several: rank or zscore
-    cut: float | None
-    spread: Json  # of the pool's scores, as the selection's manifest tells it
-    within: str
-    steps: list[tuple[str, Json]]  # files and their manifests, the last one first
-    note: str  # why there is no pool
-
-    def __post_init__(self) -> None:
-        none = np.zeros(len(self.pool.keys), bool)
-        self.inside: Any = none if self.selection is None else self.pool.held_by(self.selection)
-
-    def sides(self, name: str) -> tuple[Floats, Floats, Floats]:
-        """Return a field's values: of all, of those kept, of those dropped. Where only the kept have it, of them."""
-        lengths = self.pool.columns.get("bytes", np.zeros(0))
-        column = lengths if name == _LENGTH else self.pool.column(name)
-        if self.selection is not None and np.isnan(column).all():
-            own = self.selection.column(name)
-            return np.zeros(0), own[~np.isnan(own)], np.zeros(0)
-        there = ~np.isnan(column)
-        return column[there], column[there & self.inside], column[there & ~self.inside]
-
-    def examples(self) -> dict[str, list[int]]:
-        """Return which records to show, as positions in the pool's sample, under their headings."""
-        found: dict[str, list[int]] = {}
-        if self.selection is not None and not self.by:  # chosen by chance, or by nothing that is known
-            found["Some that were kept"] = np.flatnonzero(self.inside)[: 2 * AROUND].tolist()
-            found["Some that were dropped"] = np.flatnonzero(~self.inside)[: 2 * AROUND].tolist()
-            return found
-        ranked = self._ranking()
-        if not len(ranked):
-            return {"Some records": list(range(min(2 * AROUND, len(self.pool.keys))))}
-        if self.selection is not None:
-            chosen = self.inside[ranked]
-            found["Last kept"] = ranked[chosen][-AROUND:].tolist()
-            found["First dropped"] = ranked[~chosen][:AROUND].tolist()
-        places = [int(len(ranked) * (tenth + 0.5) / 10) for tenth in range(10)]
-        along = "Along the ranking, best first" if self.by else f"From the highest {self.fields[0]} to the lowest"
-        return found | {along: [int(ranked[place]) for place in dict.fromkeys(places)]}
-
-    def _ranking(self) -> Any:
-        """Return the positions that have what decided, best first."""
-        by = self.by or [By(name) for name in self.fields[:1]]
-        columns = [one.sign * self.pool.column(one.name) for one in by]
-        there = ~np.isnan(columns).any(axis=0) if columns else np.zeros(len(self.pool.keys), bool)
-        if not there.any():
-            return np.zeros(0, np.int64)
-        how: Literal["rank", "zscore"] = "zscore" if self.combine == "zscore" else "rank"
-        chosen, weights = [column[there] for column in columns], [one.weight for one in by]
-        score = chosen[0] if len(chosen) == 1 else combine(chosen, weights, how)
-        return np.flatnonzero(there)[np.lexsort((self.pool.keys[there], -score))]
 
 
 def records(view: View, show: Show) -> Html:
@@ -117,7 +50,7 @@ def records(view: View, show: Show) -> Html:
 
 def _tiles(view: View) -> Html:
     pool, chosen = view.pool.total, view.selection
-    everything, kept, _ = view.sides(_LENGTH)
+    everything, kept, _ = view.sides(LENGTH)
     if chosen is None:
         told = [(f"{pool.documents:,}", "documents"), (size(pool.bytes), "of text")]
         told.append((_middle(everything), "the median document"))
@@ -180,7 +113,7 @@ def _step(name: str, manifest: Json) -> list[Html]:
 
 
 def _numbers(view: View) -> Html:
-    names = [*view.fields[:1], _LENGTH, *view.fields[1:MOST_FIELDS]]
+    names = [*view.fields[:1], LENGTH, *view.fields[1:MOST_FIELDS]]
     cards = [tag("div", *_card(view, name), class_="card") for name in names]
     left = len(view.fields) - MOST_FIELDS
     more = (
@@ -200,7 +133,7 @@ def _key(view: View) -> Html:
 
 def _card(view: View, name: str) -> list[Html]:
     everything, kept, dropped = view.sides(name)
-    length = name == _LENGTH
+    length = name == LENGTH
     first = bool(view.fields) and name == view.fields[0]
     cut = view.cut if first else None
     parts = [tag("h4", "bytes of text" if length else name)]

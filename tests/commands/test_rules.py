@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dselect.commands.rules import RULES, Judge, Rule, choose_rules
 from dselect.kernels import statistics
+from dselect.kernels.repetition import repetition_statistics
 from dselect.kernels.words import letter_classes, unicode_version
 from tests.conftest import COOKING, lines, make_pool, read_records, write_records
 
@@ -146,7 +147,7 @@ def dsir(text):
 
 DEFINITIONS = {
     "gopher": (statistics.gopher_statistics, gopher),
-    "gopher-repetition": (statistics.repetition_statistics, repetition),
+    "gopher-repetition": (repetition_statistics, repetition),
     "c4": (statistics.c4_statistics, c4),
     "dsir": (statistics.dsir_statistics, dsir),
 }
