@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from dselect.console import say_up_to_date
-from dselect.errors import OutputIsInput
+from dselect.errors import OutputIsInput, UsageError
 from dselect.options import OutputOptions, RunOptions
 from dselect.records.fingerprints import names_file
 from dselect.records.manifest import Call, Ledger, UpToDate
@@ -45,9 +45,8 @@ def _call(name: str, values: dict[str, Any], annotations: dict[str, Any]) -> Cal
     for option, value in values.items():
         if option in _NO_SETTINGS:
             continue
-        named = [str(v) for v in (value if isinstance(value, list) else [value]) if v is not None]
-        metavar = str(getattr(annotations[option].__metadata__[0], "metavar", None))
-        if named and ("FILE" in metavar or "DIR" in metavar) and all(map(names_file, named)):
+        named = _named(value)
+        if named and _takes_files(annotations[option]) and all(map(names_file, named)):
             files[option] = named
         else:
             settings[option] = str(value) if isinstance(value, Path) else value
@@ -61,6 +60,24 @@ def _call(name: str, values: dict[str, Any], annotations: dict[str, Any]) -> Cal
     records = bool(given) or not values.get("save")
     written = None if output in ("-", "/dev/stdout") else output
     return Call(name, settings, files, written, also, records, force=bool(values.get("force")))
+
+
+def _named(value: Any) -> list[str]:
+    return [str(v) for v in (value if isinstance(value, list) else [value]) if v is not None]
+
+
+def _takes_files(annotation: Any) -> bool:
+    metavar = str(getattr(annotation.__metadata__[0], "metavar", None))
+    return "FILE" in metavar or "DIR" in metavar or "POOL" in metavar
+
+
+def _refuse_nameless(values: dict[str, Any], annotations: dict[str, Any]) -> None:
+    """Raise UsageError for an empty file name: what a shell makes of a variable that is not set."""
+    for option, value in values.items():
+        if _takes_files(annotations[option]) and "" in _named(value):
+            declared = [*(annotations[option].__metadata__[0].param_decls or ()), f"--{option.replace('_', '-')}"]
+            name = "an input" if option == "paths" else next(name for name in declared if name.startswith("--"))
+            raise UsageError(f"{name} has no name", way_out="is a variable of the shell not set?")
 
 
 def expand(name: str, command: Callable[..., None]) -> Callable[..., None]:
@@ -88,6 +105,7 @@ def expand(name: str, command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
+        _refuse_nameless(values, annotations)
         call = _call(name, values, annotations)
         built = {
             group: kind(**{option.name: values.pop(option.name) for option in _own(kind)})

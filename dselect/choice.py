@@ -46,6 +46,10 @@ class Choice:
             raise UsageError("--quota needs the field that names the domain", way_out="--within source")
         if self.temperature < 0:
             raise UsageError("--temperature must not be negative")
+        if not self.sample and (self.temperature != 1 or self.scale != "zscore"):
+            raise UsageError("--temperature and --scale are for --sample", way_out="--sample --keep 10%")
+        if self.above is not None and np.isnan(self.above):
+            raise UsageError("--above nan: no score is greater than that")
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,8 @@ def _among(at: Any, chosen: Any) -> Any:
 def _shares(columns: Mapping[str, Any], choice: Choice, budget: int) -> tuple[Any, list[int], Any]:
     """Return each label's place in name order; in that order, the budgets, and which domains were given no weight."""
     labels: list[str | None] = columns["labels"]
+    if labels == [None]:
+        raise no_such_field(str(choice.within), "--within")
     names = sorted(range(len(labels)), key=lambda i: (labels[i] is None, labels[i] or ""))
     order = np.zeros(len(labels), np.int64)
     order[names] = np.arange(len(names))
@@ -217,13 +223,20 @@ def _shares(columns: Mapping[str, Any], choice: Choice, budget: int) -> tuple[An
     return order, mixing.budgets(weights, budget), closed
 
 
+def no_such_field(name: str, option: str) -> DselectError:
+    """Return the error for a field that no record of a pool has: a slip, whatever --missing says."""
+    return DselectError(
+        f'{option}: no record has the field "{name}"', way_out="dselect stats shows fields that are there"
+    )
+
+
 def read_weights(path: str) -> dict[str, float]:
     """Read a JSON object of domain weights, none negative, not all zero; or a mixture, which has it as `weights`."""
     try:
         weights = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise DselectError(
-            f"cannot read: {error.strerror}", where=path, way_out="--quota proportional, equal, or a JSON file"
+            f"cannot read: {error.strerror}", where=path, way_out='a JSON file of weights: {"web": 0.7, "books": 0.3}'
         ) from error
     except ValueError as error:
         raise DselectError(f"not JSON: {error}", where=path) from error

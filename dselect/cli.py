@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _say(_STOPPING[stopped.number])
         sys.exit(128 + stopped.number)
     except MemoryError:
-        _say("out of memory (use fewer --jobs)")
+        _say("out of memory (use fewer --jobs, or options that ask for less)")
         sys.exit(FAILED)
     except Exception as error:  # noqa: BLE001  the one error boundary
         if os.environ.get("DSELECT_DEBUG"):
@@ -161,9 +161,10 @@ def _open_streams() -> None:
 
 
 def _poison() -> None:
-    from dselect.records.writing import poison_stdout
+    from dselect.records.writing import appends, poison_stdout
 
-    poison_stdout()
+    if not appends(1):  # what a shell's >> names is as it was
+        poison_stdout()
 
 
 def _say(message: str) -> None:

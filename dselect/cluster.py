@@ -129,6 +129,10 @@ def _start(address: str | None, jobs: int) -> Any:
         raise DselectError(
             f"no Ray cluster at {address or 'this machine'}: {what}", way_out="ray start --head makes one"
         ) from error
+    except SystemExit:  # Ray's own answer to SIGTERM while it starts
+        signal.signal(signal.SIGTERM, before)
+        signal.raise_signal(signal.SIGTERM)
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)  # Ray puts its own there
     return ray

@@ -117,7 +117,7 @@ def sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
             kept += f", {amount(facts['achieved'], facts['unit'])}"
         parts.append(kept)
     if "cut" in facts:
-        parts.append(f"lowest score kept {facts['cut']:.6g}")
+        parts.append(f"worst score kept {facts['cut']:.6g}")
     for name, spread in (facts.get("spread") or {}).items():
         if spread["rank_correlation_with_length"] is not None:
             parts.append(f"rank correlation of {name} with length {spread['rank_correlation_with_length']:.2f}")
@@ -132,10 +132,6 @@ def sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
     for name, text in _COUNTED.items():
         if facts.get(name):
             parts.append(f"{facts[name]:,} {text}")
-    if counts.bad:
-        parts.append(f"{counts.bad:,} bad lines set aside")
-    if counts.blank:
-        parts.append(f"{counts.blank:,} blank lines dropped")
     return "; ".join(parts)
 
 
@@ -154,6 +150,7 @@ _COUNTED = {
     "forgotten": "occurrences or fewer: such n-grams may be missing (--max-memory)",
     "binary_files": "binary files passed over",
     "shards_done_before": "shards were done before",
+    "shards_deleted": "shards of inputs that are gone, or of another run, deleted",
     "broken_files": "files that cannot be read to their end",
     "bad_lines": "bad lines",
     "blank_lines": "blank lines",

@@ -18,6 +18,7 @@ FLOOR = 1e-8  # added to probabilities, as in the paper's code: an n-gram never 
 SHRINK = 30  # n-grams of the pool's mean mixed into every text: a short one cannot win by luck
 
 NGRAMS, BUCKETS = 2, 10_000
+MOST_SHARDS = 10**6
 MOST = 1e6  # nats; a logarithm of a ratio beyond it is none, and sums of such would be no numbers
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
@@ -34,7 +35,9 @@ class Dsir:
     The target's T n-grams are smoothed by α B pseudo-counts, distributed evenly (Laplace) or as the pool is. In the
     latter case the pool's frequencies are add-one smoothed, so that a bucket seen in neither has δ = ln(αB / (T + αB)),
     never a bonus. Columns of `log_ratio_` are targets: float64 (buckets, targets). `counts_`, int64 (buckets,
-    targets + 1), are what it was fitted to, the pool's in the last column: `merged` adds those of other parts.
+    targets + 1), are what it was fitted to, the pool's in the last column: `merged` adds those of other parts. `held_`
+    is how many documents of the pool and bytes of their texts that were; `shards_` which (I, N) of it, none of a whole
+    pool.
 
     `reference` hashes and counts words as the package data-selection 1.0.3 does; its log importance weights are those
     of `length="sum"` and `smoothing=0`.
@@ -58,6 +61,8 @@ class Dsir:
         self.log_ratio_: Floats | None = None
         self.pool_mean_: Floats | None = None
         self.counts_: Counts | None = None
+        self.held_ = (0, 0)
+        self.shards_: list[tuple[int, int]] = []
 
     @property
     def fields(self) -> Mapping[str, Kind]:
@@ -93,7 +98,8 @@ class Dsir:
     def merged(self, other: Dsir) -> Dsir:
         """Return the model of both pools, as if it had been fitted to them at once.
 
-        ValueError says why that cannot be: other settings, another target, or a sample instead of all of a pool.
+        ValueError says why that cannot be: other settings, another target, a sample instead of all of a pool, or
+        shards that are not of one division or are in both.
         """
         if self.counts_ is None or other.counts_ is None:
             raise NotFitted("this dsir model has not been fitted")
@@ -103,8 +109,27 @@ class Dsir:
             raise ValueError("another target than the first part's")
         if self.fit_on != "all":
             raise ValueError(f"fitted on {self.fit_on}, a sample of its own part: samples do not add")
+        if bool(self.shards_) != bool(other.shards_):
+            raise ValueError("one is of a --shard and the other of a whole pool")
+        if len({of for _, of in (*self.shards_, *other.shards_)}) > 1:
+            raise ValueError(f"a shard of {other.shards_[0][1]}, where the first part is one of {self.shards_[0][1]}")
+        if both := set(self.shards_) & set(other.shards_):
+            number, count = min(both)
+            raise ValueError(f"--shard {number}/{count} is in another part already")
         model = copy.copy(self)
+        model.held_ = (self.held_[0] + other.held_[0], self.held_[1] + other.held_[1])
+        model.take_shards([*self.shards_, *other.shards_])
         return model.fit(list(self.counts_.T[:-1]), self.counts_[:, -1] + other.counts_[:, -1])
+
+    def take_shards(self, shards: Sequence[tuple[int, int]]) -> None:
+        """Say of which shards (I, N) of a pool the counts are; all N of them are the whole pool."""
+        self.shards_ = [] if shards and len(shards) == shards[0][1] else sorted(shards)
+
+    @property
+    def lacking(self) -> list[tuple[int, int]]:
+        """Return the shards (I, N) that the model lacks of its pool."""
+        count = self.shards_[0][1] if self.shards_ else 0
+        return [(number, count) for number in range(1, count + 1) if (number, count) not in self.shards_]
 
     def settings(self) -> dict[str, Any]:
         """Return what a file says of the model beside its numbers."""
@@ -129,7 +154,8 @@ class Dsir:
         if self.log_ratio_ is None:
             raise NotFitted("this dsir model has not been fitted")
         arrays = {"log_ratio": self.log_ratio_, "pool_mean": self.pool_mean_, "counts": self.counts_}
-        return tables.to_bytes("dsir", self.settings(), {name: a for name, a in arrays.items() if a is not None})
+        about = {**self.settings(), "held": self.held_, "shards": self.shards_}
+        return tables.to_bytes("dsir", about, {name: a for name, a in arrays.items() if a is not None})
 
     @classmethod
     def load(cls, path: str) -> Dsir:
@@ -137,6 +163,7 @@ class Dsir:
         settings, arrays = tables.load(path, "dsir")
         settings.pop("unicode", None)
         try:
+            held, shards = settings.pop("held", [0, 0]), settings.pop("shards", [])
             ratio, mean, counts = arrays["log_ratio"], arrays["pool_mean"], arrays["counts"]
             model = cls(buckets=len(ratio), **settings)
             sound = (
@@ -157,12 +184,17 @@ class Dsir:
                 and isinstance(model.reference, bool)
                 and (np.abs(ratio) <= MOST).all()
                 and (np.abs(mean) <= MOST).all()
+                and len(held) == 2
+                and all(type(number) is int and number >= 0 for number in held)
+                and all(type(i) is type(of) is int and 1 <= i <= of < MOST_SHARDS for i, of in shards)
+                and len({of for _, of in shards}) <= 1
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DselectError(f"not a sound dsir model: {error}", where=path) from error
         if not sound:
             raise DselectError("not a sound dsir model", where=path, way_out="fit it again with --save")
         model.log_ratio_, model.pool_mean_, model.counts_ = np.ascontiguousarray(ratio), mean, counts
+        model.held_, model.shards_ = (held[0], held[1]), sorted({(i, of) for i, of in shards})
         return model
 
 

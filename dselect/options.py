@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -55,7 +57,15 @@ Tokens = Annotated[
 ]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace fields that the records have already.")]
 
-_SHARD = re.compile(r"(\d{1,9})/(\d{1,9})")
+_SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
+
+
+def needs_either(command: str, fits: str) -> UsageError:
+    """Return the error for a command that was given none or both of what it fits to and a model."""
+    return UsageError(
+        f"{command} needs {fits.split(maxsplit=1)[0]} or --model, and not both",
+        way_out=f"{fits} fits, --model FILE uses what was fitted",
+    )
 
 
 @dataclass
@@ -69,6 +79,7 @@ class RunOptions:
             "-j",
             metavar="N",
             min=0,
+            max=1024,
             help="Processes; 0 for every CPU this process may use.",
             show_default=False,
         ),
@@ -96,7 +107,8 @@ class PoolOptions:
         ),
     ] = None
     files_from: Annotated[
-        str | None, Option(metavar="LIST", help="Read the names of inputs from a file, one a line.")
+        str | None,
+        Option(metavar="LIST", help="Read the names of inputs from a file or -, one a line or each ended by a NUL."),
     ] = None
     shard: Annotated[
         str | None,
@@ -124,16 +136,27 @@ class PoolOptions:
         """Return what was named as input, `-` for standard input."""
         named = list(self.paths or [])
         if self.files_from:
-            try:
-                listed = Path(self.files_from).read_text("utf-8").split("\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise DselectError(f"cannot read this list: {error}", where=self.files_from) from error
-            named += [name for name in (line.rstrip("\r") for line in listed) if name]
+            named += self._listed
+            if not named:
+                raise DselectError("this list names no input", where=self.files_from)
         elif not named:
             if sys.stdin.isatty():
                 raise UsageError("no pool given", way_out="name files or folders, or pipe records in")
             return ["-"]
         return named
+
+    @cached_property
+    def _listed(self) -> list[str]:
+        name = self.files_from or ""
+        try:
+            data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        except OSError as error:
+            raise DselectError(f"cannot read this list: {error.strerror}", where=name) from error
+        names = data.split(b"\0") if b"\0" in data else [line.rstrip(b"\r") for line in data.split(b"\n")]
+        listed = [os.fsdecode(one) for one in names if one]
+        if name == "-" and "-" in (*listed, *(self.paths or ())):
+            raise UsageError("standard input is the list of inputs, and cannot be an input too")
+        return listed
 
     def sources(self) -> list[Source]:
         """Return the inputs that were named, or standard input; of a shard, its own."""
@@ -143,13 +166,14 @@ class PoolOptions:
         """Return those of the inputs that the shard asked for is made of; all of them where none is asked for."""
         if self.shard is None:
             return found
-        part, parts = self._part()
+        part, parts = self.part()
         if any(source.path is None for source in found):
             raise UsageError("--shard shares out input files, and standard input is none", way_out="name the files")
         return found[part - 1 :: parts]
 
-    def _part(self) -> tuple[int, int]:
-        named = _SHARD.fullmatch(self.shard or "")
+    def part(self) -> tuple[int, int]:
+        """Return I and N of --shard, 1 and 1 where it is not given."""
+        named = _SHARD.fullmatch("1/1" if self.shard is None else self.shard)
         part, parts = map(int, named.groups()) if named else (0, 0)
         if not 1 <= part <= parts:
             raise UsageError(f"cannot read --shard {self.shard!r}", way_out="I/N from 1/N to N/N, as 1/4")
@@ -186,9 +210,13 @@ class PoolOptions:
             engine=self.engine,
         )
 
-    def open_targets(self, names: Sequence[str], text: str | None = None) -> list[Pool]:
-        """Return the targets: read here and now, their bad lines never skipped; DselectError for one named twice."""
-        discover(names)
+    def open_targets(self, names: Sequence[str], text: str | None = None, *, alone: bool = False) -> list[Pool]:
+        """Return the targets: read here and now, their bad lines never skipped; DselectError for one named twice.
+
+        alone: the pool is not read, so standard input may be a target.
+        """
+        taken = ["-"] if "-" in names and not alone and "-" in self.names() else []
+        discover([*taken, *names])
         return [Pool(discover([name]), text_field=text or self.text) for name in names]
 
     def check_new(self, field: str) -> None:

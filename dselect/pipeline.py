@@ -114,12 +114,14 @@ class Columns:
     """The numbers a selection needs of every record: the work of a global step.
 
     Domains may be a label that the scorer gives. identities: whether to tell them even where no draw needs them.
+    if_missing: the way out for a record that lacks a field.
     """
 
     scorer: Scorer
     choice: Choice
     overwrite: bool = False
     identities: bool = False
+    if_missing: str = ""
 
     def __call__(self, batch: Batch) -> dict[str, Any]:
         """Return columns by name: `tie` uint64, `size` uint32, one float64 column a score, and what else is asked."""
@@ -128,7 +130,7 @@ class Columns:
         if self.choice.missing == "error":
             for name, column in values.items():
                 if np.isnan(column).any():
-                    refuse_missing(batch, name, int(np.isnan(column).argmax()))
+                    refuse_missing(batch, name, int(np.isnan(column).argmax()), self.if_missing)
         found: dict[str, Any] = {"tie": batch.ties, "size": self._sizes(batch)}
         if self.identities or self.choice.sample or not values:
             found["identity"] = batch.identities
@@ -166,7 +168,7 @@ class Columns:
             return [str(value) for value in values[name].tolist()]
         labels = batch.labels(name)
         if self.choice.missing == "error" and None in labels:
-            refuse_missing(batch, name, labels.index(None))
+            refuse_missing(batch, name, labels.index(None), self.if_missing)
         return labels
 
 

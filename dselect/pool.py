@@ -64,6 +64,8 @@ class Tolerance:
         if found := re.fullmatch(r"skip:(\d+)", text):
             return cls(int(found[1]))
         if found := re.fullmatch(r"skip:(\d+(?:\.\d+)?)%", text):
+            if float(found[1]) > 100:
+                raise UsageError(f"--bad-lines {text}: a share is at most 100%")
             return cls(None, float(found[1]) / 100)
         raise UsageError(f"cannot read --bad-lines {text!r}", way_out="stop, skip, skip:100 or skip:0.1%")
 

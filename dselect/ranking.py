@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dselect import draws, selection
-from dselect.choice import Choice, Kept, choose
+from dselect.choice import Choice, Kept, choose, no_such_field
 from dselect.errors import UsageError
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -34,7 +34,9 @@ class By:
         """Read `dsir`, `dsir:2`, `-loss_x` or `-loss_x:0.5`."""
         found = _BY.fullmatch(text)
         if not found or (found["weight"] and float(found["weight"]) == 0):
-            raise UsageError(f"cannot read --by {text!r}", way_out="--by dsir, --by dsir:2, --by=-loss_x")
+            raise UsageError(
+                f"cannot read --by {text!r}", way_out="--by dsir, --by dsir:2, --by=-loss_x; a weight is above 0"
+            )
         return cls(found["name"], -1 if found["minus"] else 1, float(found["weight"] or 1))
 
 
@@ -59,6 +61,10 @@ def rank_by(fields: Sequence[By], columns: dict[str, Any], choice: Choice, combi
 
 def ranking(fields: Sequence[By], columns: Mapping[str, Any], choice: Choice, combine: Combine) -> tuple[Floats, Any]:
     """Return what records rank by, higher is better, and which have what it takes: float64 (n,), bool (n,)."""
+    for by in fields:
+        column = columns.get(f"score {by.name}", np.zeros(0))
+        if len(column) and np.isnan(column).all():
+            raise no_such_field(by.name, "--by")
     ranked = [oriented(by, columns, choice) for by in (fields or (None,))]
     eligible = np.logical_and.reduce([~np.isnan(column) for column in ranked])
     if fields and choice.within and choice.missing == "drop" and None in columns["labels"]:

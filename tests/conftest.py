@@ -76,7 +76,8 @@ def dselect(tmp_path: Path, warm: str | None) -> Callable[..., Outcome]:
         program = [sys.executable, "-S", str(Path(__file__).parent / "warm.py"), warm, "--"]
         done = subprocess.run(
             [*(program if warm and not env else DSELECT), *map(str, arguments)],
-            input=stdin,
+            # nothing stands for no input, as in cron; a pipe that brings nothing is an error
+            **({"input": stdin} if stdin else {"stdin": subprocess.DEVNULL}),
             capture_output=True,
             cwd=tmp_path,
             env={**os.environ, **(env or {})},

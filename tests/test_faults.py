@@ -38,7 +38,7 @@ BAD = {
     b"[1, 2]": "not a JSON object but a list",
     b'"text"': "not a JSON object but a string",
     b'{"id": 1}': 'no text in the field "text"',
-    b'{"text": null}': 'no text in the field "text"',
+    b'{"text": null}': 'the field "text" is null, not a text',
     b'{"text": 5}': "a number, not a text",
     b'{"text": "\xff"}': "not UTF-8",
     b'{"text": "a", "x": NaN}': "not JSON",
@@ -154,6 +154,46 @@ def test_a_killed_upstream_leaves_no_output_file_downstream(target, tmp_path):
     assert "failed" in second.stderr.read().decode()
     second.stderr.close()
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def piped(script, folder):
+    """Run a line of bash with `dselect` in it; return the statuses of its pipe, and what it said."""
+    script = f'dselect() {{ {shlex.join(DSELECT)} "$@"; }}; {script}; echo "${{PIPESTATUS[@]}}"'
+    done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    return [int(number) for number in done.stdout.split("\n")[-2].split()], done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the sizes of pipes")
+def test_a_pipe_that_ends_before_its_first_byte_is_refused_unless_its_writer_kept_nothing(pool, tmp_path):
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    take = "dselect select --keep 3 -o out.jsonl"
+    for upstream in ("zstdcat nowhere.zst", "cat empty.jsonl", "dselect select --keep 3 pool.jsonl.zst & kill -9 $!"):
+        statuses, said = piped(f"{{ {upstream}; }} | {take}", tmp_path)
+        assert statuses[-1] == 1, said
+        assert "<stdin>: nothing came through this pipe (what writes to it failed or found nothing" in said
+        assert not (tmp_path / "out.jsonl").exists()
+    nothing = "dselect select pool.jsonl.zst --by token_count --above 9e9"
+    for honest in (nothing, f"{nothing} | {nothing.replace('pool.jsonl.zst', '')} --missing drop", "echo"):
+        statuses, said = piped(f"{honest} | {take}", tmp_path)
+        assert set(statuses) == {0}, said
+        assert (tmp_path / "out.jsonl").read_bytes() == b""
+        (tmp_path / "out.jsonl").unlink()
+    for empty in ("empty.jsonl", "- < empty.jsonl", "- < /dev/null"):
+        assert piped(f"dselect select --keep 3 {empty}", tmp_path)[0] == [0]
+    # through a pipe with a name, and into one
+    statuses, said = piped(f"{nothing} -o >({take} -q)", tmp_path)
+    assert statuses == [0], said
+    wait_for((tmp_path / "out.jsonl").exists)
+    assert piped(f"{take} <(false)", tmp_path)[0] == [1]
+
+
+def test_standard_input_is_named_once(dselect, target):
+    records = lines(make_pool(20))
+    for arguments in ("dsir -t -", "dsir - -t -", "kmeans --clusters 2 --keep 2 --exclude -"):
+        assert "<stdin>: this input is named twice" in dselect(*arguments.split(), stdin=records, status=1).stderr
+    trained = ["classify", "--positive", "-", "--negative", target, "--save", "m.bin", "--buckets", 1000]
+    assert "saved to m.bin" in dselect(*trained, stdin=records).stderr  # the pool is not read
+    assert "named twice" in dselect("eval", "-", "--target", "-", stdin=b"x", status=2).stderr
 
 
 def test_a_closed_pipe_is_a_quiet_success(target, tmp_path):
@@ -276,6 +316,10 @@ def test_a_full_disk_is_said_and_leaves_nothing(dselect, target, tmp_path):
     assert "cannot write" in done.stderr
     assert left_behind(tmp_path) == []
     assert not (tmp_path / "out.jsonl").exists()
+    script = f"ulimit -f 40; trap '' XFSZ; {sys.executable} -m dselect dsir pool.jsonl -t {target} --save model"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "dselect: model: cannot write: File too large\n")
+    assert left_behind(tmp_path) == []
 
 
 def test_an_output_that_fails_leaves_the_old_one_as_it_was(dselect, target, tmp_path):
@@ -367,6 +411,21 @@ def test_limit_reads_the_first_lines_only(dselect, target, pool):
     whole = read_bytes(pool).split(b"\n")[:7]
     kept = dselect("select", pool, "--keep", "100%", "--limit", 7).stdout
     assert kept.split(b"\n")[:-1] == whole
+
+
+def test_a_list_may_come_through_a_pipe_with_any_names(dselect, tmp_path):
+    odd = os.fsdecode(b"b\xff.jsonl")
+    write_records(tmp_path / "a\nb.jsonl", make_pool(3))
+    write_records(tmp_path / odd, make_pool(4, seed=1))
+    names = b"\0".join(map(os.fsencode, ("a\nb.jsonl", odd))) + b"\0"
+    run = dselect("select", "--files-from", "-", "--keep", "100%", "-o", "out/", "--json-summary", stdin=names)
+    assert run.summary["kept"] == 7
+    again = dselect("select", "--files-from", "-", "--keep", "100%", "-o", "out/", stdin=names)
+    assert "up to date" in again.stderr
+    assert len(read_records(tmp_path / "out" / odd)) == 4
+    (tmp_path / "none").write_bytes(b"\n")
+    assert "none: this list names no input" in dselect("select", "--keep", 1, "--files-from", "none", status=1).stderr
+    assert "cannot be an input too" in dselect("stats", "-", "--files-from", "-", stdin=b"x", status=2).stderr
 
 
 def test_a_list_of_files_is_read_from_a_file(dselect, tmp_path):
@@ -554,6 +613,83 @@ def test_a_shard_of_no_files_is_an_empty_pool_and_a_folder_half_written_is_none(
     (tmp_path / ".one.journal").write_text("")  # what a killed run leaves
     refused = dselect("select", "one", "--by", "dsir", "--keep", 5, status=1).stderr
     assert refused == "dselect: one: what writes this folder has not finished (run that again)\n"
+
+
+def test_an_output_that_the_next_run_would_read_is_refused(dselect, target, tmp_path):
+    write_records(tmp_path / "pool" / "a.jsonl", make_pool(9))
+    write_records(tmp_path / "pool" / "b" / "b.jsonl", make_pool(9, seed=1))
+    for output in ("pool/out.jsonl.zst", "pool/out/", "pool/new/out.jsonl", "pool/b/../c.jsonl"):
+        refused = dselect("dsir", "pool", "-t", target, "-o", output, status=1).stderr
+        assert "the next run would read this output, since it lies in pool (write it elsewhere" in refused
+    assert "since it lies in ." in dselect("select", ".", "--keep", 3, "-o", "out.jsonl", status=1).stderr
+    dselect("dsir", "pool", "-t", target, "--save", "pool/model", "-o", "out.jsonl")  # a model is not read
+    dselect("select", "pool/a.jsonl", "--keep", 3, "-o", "pool/c.jsonl")  # nor is the folder of a file
+
+
+def test_what_is_written_to_the_end_of_a_file_fails_without_a_trace_there(pool, tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(b"mine\n")
+    for wrong in ("--nope", "--ngrams 0"):
+        script = f"{shlex.join(DSELECT)} dsir pool.jsonl.zst {wrong} >> x.jsonl"
+        assert subprocess.run(script, shell=True, cwd=tmp_path, check=False, stderr=subprocess.PIPE).returncode == 2
+        assert (tmp_path / "x.jsonl").read_bytes() == b"mine\n"
+
+
+def test_runs_that_write_nothing_to_standard_output_may_have_it_anywhere(pool, tmp_path):
+    write_records(tmp_path / "x.jsonl", make_pool(9))
+    script = f"{shlex.join(DSELECT)} select x.jsonl --keep 3 -o kept.jsonl >> x.jsonl"
+    subprocess.run(script, shell=True, cwd=tmp_path, check=True)
+    assert len(read_records(tmp_path / "kept.jsonl")) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("dsir pool.jsonl.zst -t {target} -o ", "--output has no name (is a variable of the shell not set?)"),
+        ("dsir pool.jsonl.zst -t ", "--target has no name"),
+        ("select  --keep 3", "an input has no name"),
+        ("select pool.jsonl.zst --keep 3 --jobs 1000000000", "less than or equal to 1024"),
+        ("select pool.jsonl.zst --keep 3 --bad-lines skip:200%", "a share is at most 100%"),
+        ("select pool.jsonl.zst --by token_count --above nan", "--above nan"),
+        ("select pool.jsonl.zst --by token_count --keep 3 --temperature 2", "are for --sample"),
+        ("dsir pool.jsonl.zst -t {target} --model m", "not both"),
+        ("dsir pool.jsonl.zst", "--target FILE fits, --model FILE uses what was fitted"),
+    ],
+)
+def test_options_that_would_be_passed_over_in_silence_are_wrong_usage(arguments, said, dselect, pool, target):
+    assert said in dselect(*arguments.format(target=target).split(" "), status=2).stderr
+
+
+@pytest.mark.parametrize("missing", ["drop", "lowest"])
+def test_a_field_that_no_record_has_is_an_error_whatever_is_missing(missing, dselect, pool):
+    for options in (["--by", "tokencount"], ["--by", "token_count", "--within", "sauce"]):
+        refused = dselect("select", pool, *options, "--keep", 3, "--missing", missing, status=1).stderr
+        assert f'no record has the field "{options[-1]}"' in refused
+    assert "no record has" in dselect("order", pool, "--by", "tokencount", "--missing", "first", status=1).stderr
+
+
+def test_a_name_that_leaves_no_room_for_its_manifest_is_refused_before_the_work(dselect, pool, tmp_path):
+    name = "x" * 231 + ".jsonl"
+    refused = dselect("select", pool, "--keep", 3, "-o", name, status=1).stderr
+    assert "this name is too long" in refused
+    assert "236 bytes are the most" in refused
+    assert sorted(path.name for path in tmp_path.iterdir()) == [pool.name]
+    dselect("select", pool, "--keep", 3, "-o", "x" * 230 + ".jsonl")
+
+
+def test_a_summary_says_each_count_once(dselect, tmp_path):
+    (tmp_path / "p.jsonl").write_bytes(lines(make_pool(5)) + b"x\n\n")
+    said = dselect("select", "p.jsonl", "--by=-token_count", "--keep", 3, "--bad-lines", "skip").stderr
+    assert (said.count("1 bad line"), said.count("1 blank line")) == (1, 1)
+    assert "worst score kept" in said
+
+
+def test_what_is_null_or_quoted_is_called_that(dselect, tmp_path):
+    (tmp_path / "p.jsonl").write_bytes(b'{"text":null}\n')
+    said = dselect("select", "p.jsonl", "--keep", 3, status=1).stderr
+    assert 'p.jsonl:1: the field "text" is null, not a text' in said
+    (tmp_path / "p.jsonl").write_bytes(b'{"text":"a","s":"3"}\n')
+    said = dselect("select", "p.jsonl", "--by", "s", "--keep", 3, status=1).stderr
+    assert 'p.jsonl:1: the field "s" is a string, not a number (write it without quotes)' in said
 
 
 def test_a_limit_of_nothing_is_nothing(dselect, pool):

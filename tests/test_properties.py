@@ -106,7 +106,7 @@ def run(warm, options, records):
     with TemporaryDirectory() as folder:
         return subprocess.run(
             [*(program if warm else [sys.executable, "-m", "dselect"]), "select", *options, "-q", "-j", "1"],
-            input=lines(records), capture_output=True, cwd=folder, env=dict(os.environ), check=True,
+            input=lines(records) or b"\n", capture_output=True, cwd=folder, env=dict(os.environ), check=True,
         ).stdout.splitlines()  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """A run that is done is not done again, a killed one goes on; what has changed is redone, and only that."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -275,6 +276,30 @@ def test_what_is_said_of_the_scores_is_of_all_shards_whenever_they_were_done(dse
     for fact in ("without_score", "spread", "documents", "bytes"):
         assert later[fact] == whole[fact]
     assert whole["without_score"] > 0
+
+
+def test_a_folder_that_has_lost_a_shard_is_no_pool(dselect, shards, model, tmp_path):
+    score = ["dsir", shards, "--model", model, "-o", "out/"]
+    dselect(*score)
+    (tmp_path / "out" / SHARDS[1]).unlink()
+    lost = dselect("select", "out", "--by", "dsir", "--keep", 3, status=1).stderr
+    assert f"out/{SHARDS[1]}: 1 of the 4 files that dselect wrote into this folder are gone (run that again" in lost
+    assert "gone" in dselect("stats", ".", status=1).stderr  # a folder above it
+    (tmp_path / "link").symlink_to("out")
+    assert "gone" in dselect("stats", "link", status=1).stderr
+    dselect(*score)
+    dselect("select", "out", "--by", "dsir", "--keep", 3)
+    (tmp_path / "out" / SHARDS[1]).unlink()
+    (tmp_path / "out.manifest.json").unlink()
+    dselect("select", "out", "--by", "dsir", "--keep", 3)  # as it is meant
+
+
+def test_a_folder_is_touched_for_make(dselect, shards, model, tmp_path):
+    score = ["dsir", shards, "--model", model, "-o", "out/"]
+    for _ in range(2):
+        dselect(*score)
+        assert (tmp_path / "out").stat().st_mtime_ns > time.time_ns() - 10**10
+        os.utime(tmp_path / "out", (1, 1))
 
 
 # -- killed

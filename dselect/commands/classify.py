@@ -26,6 +26,7 @@ from dselect.options import (
     Save,
     Sidecar,
     TrainingOptions,
+    needs_either,
 )
 from dselect.pipeline import write_scored
 from dselect.sampling import draw_sample
@@ -66,7 +67,7 @@ def command(
       dselect classify pool.jsonl.zst --positive target.jsonl.zst --buckets 50000 --keep 10% -o picked.jsonl.zst
     """
     if bool(positive) == (model is not None):
-        raise UsageError("classify needs either --positive FILE or --model FILE")
+        raise needs_either("classify", "--positive FILE")
     if model and (negative or save or training or recipe != "default"):
         raise UsageError("--negative, --save, --seeds and how to train are not for --model, which is as it was trained")
     if label and not model:
@@ -76,7 +77,8 @@ def command(
     stops = output.fits_only(save, sidecar, chosen)
     with Run("classify", run) as talk, tempfile.TemporaryDirectory(prefix="dselect-model-") as folder:
         alone = model is not None and not chosen
-        again = bool(chosen) or (not model and not (stops and negative))
+        unread = stops and bool(negative)
+        again = bool(chosen) or (not model and not unread)
         records = pool.open(run, talk, rereads=again, kernels=[KERNEL])
         with output.open(records, run, write=not stops, alone=alone, sidecar=sidecar) as sink:
             facts: dict[str, Any] = {}
@@ -85,9 +87,9 @@ def command(
                 if slow and not run.quiet:
                     print(f"dselect: warning: {model}: {slow} is scored by the library, slowly", file=sys.stderr)
             else:
-                good = collect(pool.open_targets(positive or ()), what="positives")
+                good = collect(pool.open_targets(positive or (), alone=unread), what="positives")
                 if negative:
-                    bad = collect(pool.open_targets(negative), what="negatives")
+                    bad = collect(pool.open_targets(negative, alone=unread), what="negatives")
                 else:
                     sample = draw_sample(records, Budget.parse(str(len(good))), run.seed, None)
                     known = set(good)

@@ -33,6 +33,7 @@ from dselect.options import (
     Save,
     Sidecar,
     Targets,
+    needs_either,
 )
 from dselect.pipeline import write_scored
 from dselect.pool import Pool
@@ -79,7 +80,9 @@ def fit(
             raise DselectError("the target has no words", where=target.name)
     if not separate:
         counts = [np.sum(counts, axis=0)]
-    return model.fit(counts, _count(pool, replace(work, sample=sample), "fitting"))
+    model.fit(counts, _count(pool, replace(work, sample=sample), "fitting"))
+    model.held_ = (pool.counts.documents, pool.counts.bytes)
+    return model
 
 
 def _count(pool: Pool, work: CountNgrams, what: str) -> Counts:
@@ -144,7 +147,7 @@ def command(
       dselect dsir pool.jsonl.zst --target target.jsonl.zst --keep 10% -o picked.jsonl.zst
     """
     if (model is None) == (not target):
-        raise UsageError("dsir needs either --target FILE or --model FILE")
+        raise needs_either("dsir", "--target FILE")
     if model:
         fitted = {"smoothing": smoothing, "prior": prior, "length": length, "separate": separate or None, "save": save}
         fitted |= {"ngrams": None if ngrams == NGRAMS else ngrams, "buckets": None if buckets == BUCKETS else buckets}
@@ -183,6 +186,7 @@ def command(
                 targets = pool.open_targets(target or ())
                 sample = sample_to_fit_on(records, fit_on, run.seed, choice.tokens)
                 fit(dsir, targets, records, sample, separate)
+                dsir.take_shards([pool.part()])
                 if save:
                     publish(Path(save), dsir.to_bytes())
             dsir.field = field

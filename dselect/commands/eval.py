@@ -247,6 +247,8 @@ def command(
     """
     if not target:
         raise UsageError("eval needs text to test on", way_out="--target FILE, not the text that was selected by")
+    if [*paths, *target].count("-") > 1:
+        raise UsageError("standard input is named twice", way_out="name files")
     reports = [path for path in paths if path.endswith(".json")]
     taught = [path for path in paths if path not in reports]
     with Run("eval", run) as talk:

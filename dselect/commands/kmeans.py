@@ -39,6 +39,7 @@ from dselect.options import (
     RunOptions,
     Save,
     Sidecar,
+    needs_either,
 )
 from dselect.picking import Pick, Wish
 from dselect.pipeline import Column, Columns, Kind, annotate, gather, write_kept
@@ -310,7 +311,7 @@ def _check_fit(
 ) -> int | None:
     """Return how many clusters are to be fitted, None for auto; UsageError where the options contradict each other."""
     if (clusters is None) == (model is None):
-        raise UsageError("kmeans needs either --clusters N or --model FILE")
+        raise needs_either("kmeans", "--clusters N")
     if model and save:
         raise UsageError("--save is for fitting: a model is as it was fitted", way_out="--clusters in place of --model")
     if (model or vectors) and not encoder.fitted_here:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from dselect import draws, ordering
+from dselect.choice import no_such_field
 from dselect.console import Run
 from dselect.errors import UsageError
 from dselect.options import Option, OutputOptions, PoolOptions, RunOptions
@@ -54,6 +55,8 @@ def sequence(pool: Pool, work: Keys, folds: int) -> tuple[Positions, Any]:
     parts = [found for _, found in pool.map(work, "reading")]
     empty = (np.zeros(0), np.zeros(0, np.uint64), np.zeros(0, np.uint32))
     keys, tie, sizes = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
+    if work.name is not None and len(keys) and work.missing != "error" and np.isinf(keys).all():
+        raise no_such_field(work.name, "--by")
     return ordering.folded(ordering.ascending(keys, tie), folds), sizes
 
 

@@ -33,6 +33,7 @@ from dselect.options import (
     Save,
     Sidecar,
     TrainingOptions,
+    needs_either,
 )
 from dselect.pipeline import Kind, write_scored
 from dselect.pool import Pool
@@ -154,7 +155,7 @@ def command(
       dselect preselect losses.jsonl.zst --ability abilities.csv --strength-only -o strength.jsonl.zst
     """
     if (model is None) == (ability is None):
-        raise UsageError("preselect needs either --ability FILE or --model FILE")
+        raise needs_either("preselect", "--ability FILE")
     if strength_only and (losses or save or model or training or min_words):
         raise UsageError("--strength-only trains nothing", way_out="leave out all that is about a model")
     if ability and not strength_only and not losses:
@@ -177,7 +178,7 @@ def command(
             elif strength_only:
                 scorer = Strength(read_abilities(ability or ""), field)
             else:
-                good, bad, facts = extremes(pool.open_targets(losses or ()), read_abilities(ability or ""))
+                good, bad, facts = extremes(pool.open_targets(losses or (), alone=stops), read_abilities(ability or ""))
                 recipe, place = replace(RECIPES["preselect"], **training.settings()), Path(folder) / "model.bin"
                 found, how = train(good, bad, recipe, run.seed, Path(save or place), seeds=training.seeds)
                 scorer, facts = Classifier(found, field, min_words), facts | how

@@ -34,6 +34,7 @@ from dselect.options import (
     RunOptions,
     Save,
     Sidecar,
+    needs_either,
 )
 from dselect.pipeline import Kind, is_folder, whole, write_scored
 from dselect.pool import Pool
@@ -299,7 +300,7 @@ def command(
       dselect qurating pool.jsonl.zst --judgments judgments.jsonl.zst --sample --keep 10% -o picked.jsonl.zst
     """
     if (model is None) == (not judgments):
-        raise UsageError("qurating needs either --judgments FILE or --model FILE")
+        raise needs_either("qurating", "--judgments FILE")
     for_fitting = {"save": save, "confidence": confidence, "label-temperature": label_temperature, "ridge": ridge}
     for_fitting |= {"encoder": encoder, "rater": rater, "epochs": epochs, "lr": lr, "batch": batch}
     if model and (given := [name for name, value in for_fitting.items() if value is not None]):

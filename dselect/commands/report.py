@@ -15,8 +15,8 @@ from dselect.errors import DselectError, UsageError
 from dselect.options import Argument, Option, RunOptions
 from dselect.pool import Counts, Pool
 from dselect.ranking import By
+from dselect.records.beside import manifest_of
 from dselect.records.fingerprints import unchanged
-from dselect.records.manifest import manifest_of
 from dselect.records.sources import Source, discover
 from dselect.records.writing import publish
 from dselect.reporting import chapters

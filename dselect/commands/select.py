@@ -38,7 +38,8 @@ class Rule:
 
     def __call__(self, batch: Batch) -> tuple[bytes, int, int]:
         """Return the lines kept, as one block, how many, and their total size."""
-        columns = Columns(Fields([self.by.name] if self.by else []), self.choice)(batch)
+        wanted = "score this pool as the one that the cut was made of"
+        columns = Columns(Fields([self.by.name] if self.by else []), self.choice, if_missing=wanted)(batch)
         columns["domain"] = columns.get("domain", [])
         kept = np.flatnonzero(self.cut.keeps(oriented(self.by, columns, self.choice), columns, self.choice))
         block = b"".join([batch.lines[i] + b"\n" for i in kept.tolist()])
@@ -90,9 +91,9 @@ def command(
         list[str] | None, Option(metavar="DIR", help="Attribute files with further fields, one for each input.")
     ] = None,
     missing: Annotated[
-        Literal["error", "drop", "lowest"],
-        Option(help="What to do with a record that lacks a field of --by or --within."),
-    ] = "error",
+        Literal["error", "drop", "lowest"] | None,
+        Option(help="What to do with a record that lacks a field of --by or --within. [default: error]"),
+    ] = None,
     save: Annotated[
         str | None, Option(metavar="FILE", help="Save where the cut was. Without -o, do that and stop.")
     ] = None,
@@ -112,10 +113,13 @@ def command(
     fields = [By.parse(text) for text in by or ()]
     if len(fields) == 1 and choice.above is not None:
         choice.above *= fields[0].sign  # X is in the field's own numbers: with a minus, less than X is kept
-    chosen = choice.build(run.seed, missing)
+    chosen = choice.build(run.seed, missing or "error")
     if cut:
-        if fields or chosen or save:
-            raise UsageError("--cut says all: what to rank by, how much to keep", way_out="leave --by and --keep out")
+        if fields or save or missing or run.seed or choice != ChoiceOptions() or combine != "rank":
+            raise UsageError(
+                "--cut says all: what to rank by, how much to keep, --missing, --seed and --tokens too",
+                way_out="leave them out",
+            )
     else:
         _check(fields, chosen, save)
     stops = bool(save and output.output is None)

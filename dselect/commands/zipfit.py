@@ -35,6 +35,7 @@ from dselect.options import (
     Save,
     Sidecar,
     Targets,
+    needs_either,
 )
 from dselect.pipeline import Kind, write_scored
 from dselect.pool import Pool
@@ -356,7 +357,7 @@ def command(
       dselect zipfit pool.jsonl.zst --target target.jsonl.zst --keep 10% -o picked.jsonl.zst
     """
     if (model is None) == (not target):
-        raise UsageError("zipfit needs either --target FILE or --model FILE")
+        raise needs_either("zipfit", "--target FILE")
     if model:
         fitted = {"score": score, "compressor": compressor, "target-sample": target_sample, "save": save}
         if for_fitting := [name for name, value in fitted.items() if value is not None]:

@@ -24,12 +24,18 @@ def to_bytes(kind: str, settings: Mapping[str, Any], arrays: Arrays) -> bytes:
     return save(dict(arrays), metadata=header)
 
 
+def _refuse_absent(path: str) -> None:
+    if Path(path).is_dir():
+        raise DselectError("a folder, not a model file", where=path, way_out="name a file in it")
+    if not Path(path).is_file():
+        raise DselectError("no such model file", where=path, way_out="fit it first: --save, or for loss `lm -o`")
+
+
 def load(path: str, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
     """Read a model's settings and arrays; DselectError if the file is damaged or holds another kind of model."""
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
-        raise DselectError("no such model file", where=path, way_out="--save makes one")
+    _refuse_absent(path)
     try:
         with safe_open(path, framework="numpy") as file:
             settings = json.loads((file.metadata() or {}).get("dselect", "null"))
@@ -45,8 +51,7 @@ def load_mapped(path: str, kind: str) -> tuple[dict[str, Any], dict[str, np.ndar
     """As `load`, but the arrays stay in the file: read-only, and shared by all processes that load it."""
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
-        raise DselectError("no such model file", where=path, way_out="--save makes one")
+    _refuse_absent(path)
     try:
         with safe_open(path, framework="numpy"):
             pass  # whatever its header says about the arrays is checked against the file

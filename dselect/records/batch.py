@@ -18,6 +18,7 @@ from dselect.records.reading import Block
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 _LOW = np.uint64(0xFFFFFF)
+_ABSENT = object()
 _NOT_FINITE = re.compile(rb"-?(NaN|Infinity)")
 
 
@@ -143,11 +144,15 @@ class Batch:
                 return np.array(values, np.float64)  # None becomes NaN
         except (TypeError, ValueError, OverflowError):
             pass
-        number = next(
-            n for n, value in zip(self.numbers, values, strict=True)
+        number, wrong = next(
+            (n, value) for n, value in zip(self.numbers, values, strict=True)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float))
         )  # fmt: skip
-        raise DselectError(f'the field "{name}" is not a number', where=f":{number}")
+        raise DselectError(
+            f'the field "{name}" is {_kind(wrong)}, not a number',
+            where=f":{number}",
+            way_out="write it without quotes" if _is_quoted(wrong) else "name a field that holds numbers",
+        )
 
 
 def hashes_of(texts: Iterable[bytes]) -> Keys:
@@ -190,14 +195,14 @@ def parse(block: Block, text_field: str) -> Batch:
     return Batch(kept, records, texts, numbers, bad, blank, block)
 
 
-def lookup(record: dict[str, Any], name: str) -> Any:
-    """Return a field by its literal key or else by dotted path; None where there is none."""
+def lookup(record: dict[str, Any], name: str, absent: Any = None) -> Any:
+    """Return a field by its literal key or else by dotted path; `absent` where there is none."""
     if name in record:
         return record[name]
     value: Any = record
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
-            return None
+            return absent
         value = value[part]
     return value
 
@@ -219,11 +224,21 @@ def _text_of(line: bytes, field_name: str) -> str:
         raise ValueError(f"not a JSON object but {_kind(record)}")
     text = lookup(record, field_name)
     if text is None:
+        if lookup(record, field_name, _ABSENT) is None:
+            raise ValueError(f'the field "{field_name}" is null, not a text')
         found = ", ".join(list(record)[:8]) or "nothing"
         raise ValueError(f'no text in the field "{field_name}"; the record has: {found}')
     if not isinstance(text, str):
         raise ValueError(f'the field "{field_name}" is {_kind(text)}, not a text')
     return text
+
+
+def _is_quoted(value: object) -> bool:
+    """Tell whether a value is a text that says a number."""
+    try:
+        return isinstance(value, str) and bool(float(value) < float("inf"))
+    except ValueError:
+        return False
 
 
 def _kind(value: object) -> str:

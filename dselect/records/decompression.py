@@ -16,6 +16,7 @@ import zstandard
 
 from dselect.errors import DselectError
 from dselect.records import parquet
+from dselect.records.silence import is_unexplained
 from dselect.records.sources import Source
 
 _SLICE = 1 << 12  # compressed bytes fed at once: no more than 128 MiB can be made of them, by zstd's format
@@ -42,6 +43,12 @@ def chunks(
             head += piece
             if len(head) >= len(_ZSTD):
                 break
+        if not head and is_unexplained(file.fileno()):
+            raise DselectError(
+                "nothing came through this pipe",
+                where=source.name,
+                way_out="what writes to it failed or found nothing; a blank line says that nothing is meant",
+            )
         for magic, (what, way_out) in _FOREIGN.items():
             if head.startswith(magic):
                 raise DselectError(f"this is {what}, not JSON Lines", where=source.name, way_out=way_out)
@@ -60,7 +67,9 @@ def chunks(
             )
         compressed = source.name.endswith((".zst", ".gz"))
         if compressed and len(head) < len(_ZSTD):
-            raise DselectError("truncated: not even a compressed header", where=source.name)
+            raise DselectError(
+                "truncated: not even a compressed header", where=source.name, way_out="copy or make the file again"
+            )
         if head.startswith(_ZSTD) or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F):
             # python-zstandard's readers stop after one frame, or read on and never report a cut last frame
             decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)

@@ -7,10 +7,12 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from dselect.errors import DselectError, OutputIsInput
+from dselect.records.sources import Source, is_records
 from dselect.records.writing import is_special
 
 Json = dict[str, Any]
@@ -91,21 +93,33 @@ def as_written(path: Path, state: Json) -> bool:
     return bool(now) and all(state.get(key) == value for key, value in now.items())
 
 
-def refuse_collisions(outputs: Sequence[Path], read: Sequence[str]) -> None:
-    """Raise DselectError where a file that is read would be written."""
+def refuse_collisions(outputs: Sequence[Path], read: Sequence[str], to_stdout: bool) -> None:
+    """Raise DselectError where a file that is read would be written; to_stdout: by the shell too."""
     inputs = {}
     for name in read:
         with suppress(OSError):
             inputs[_identity(Path(name))] = name
     with suppress(OSError):  # what a shell's >> appends to while it is read would grow for ever
         status = os.fstat(1)
-        if stat.S_ISREG(status.st_mode) and (status.st_dev, status.st_ino) in inputs:
+        if to_stdout and stat.S_ISREG(status.st_mode) and (status.st_dev, status.st_ino) in inputs:
             name = inputs[status.st_dev, status.st_ino]
             raise OutputIsInput("this input is standard output too", where=name, way_out="-o another file")
     for path in outputs:
         with suppress(OSError):
             if _identity(path) in inputs and not is_special(path):
                 raise DselectError("this output is one of the inputs", where=str(path))
+
+
+def refuse_future_inputs(outputs: Sequence[Path], sources: Sequence[Source]) -> None:
+    """Raise DselectError for records written into a folder that is read: the next run would read them too."""
+    folders = {source.folder for source in sources if source.folder}
+    for folder, path in product(folders, outputs if folders else ()):
+        if is_records(path) and (path.parent.resolve() / path.name).is_relative_to(folder.resolve()):
+            raise DselectError(
+                f"the next run would read this output, since it lies in {folder}",
+                where=str(path),
+                way_out="write it elsewhere, or name the files to read",
+            )
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 from dselect import __version__
 from dselect.errors import DselectError
-from dselect.records.beside import journal_path, manifest_path
+from dselect.records.beside import journal_path, manifest_of, manifest_path
 from dselect.records.fingerprints import (
     all_same,
     as_written,
@@ -34,6 +34,7 @@ from dselect.records.fingerprints import (
     entry_of,
     named_files,
     refuse_collisions,
+    refuse_future_inputs,
     same,
     state_of,
 )
@@ -42,6 +43,7 @@ from dselect.records.writing import is_special, publish, write_all
 
 Json = dict[str, Any]
 _PACKAGE = Path(__file__).parents[1]
+LONGEST_NAME = 255  # bytes, on every file system in use
 
 
 class UpToDate(BaseException):
@@ -113,13 +115,21 @@ class Ledger:
         for path in also:  # two outputs of one name are told apart where they are opened, which knows their inputs
             if path.resolve() in {other.resolve() for other in (*outputs, *also) if other is not path}:
                 raise DselectError("this output is named twice", where=str(path))
-        refuse_collisions([*outputs, *also], read)
+        refuse_collisions([*outputs, *also], read, self.call.records and self.call.output is None)
+        refuse_future_inputs([*outputs, *also], sources)
         main = self.call.output or next(iter(self.call.also.values()), None)
         if main is None or is_special(Path(main)):
             return
         # `.`, `..` and `/` stand for the folder itself
         self._main = Path(main) if Path(main).name not in ("", "..") else Path(main).resolve()
-        self._old = _read_json(manifest_path(self._main))
+        more = len(f".{manifest_path(self._main).name}.tmp") - len(self._main.name)
+        if len(os.fsencode(self._main.name)) + more > LONGEST_NAME:
+            raise DselectError(
+                "this name is too long, for its manifest stands beside it",
+                where=main,
+                way_out=f"{LONGEST_NAME - more} bytes are the most",
+            )
+        self._old = manifest_of(self._main)
         if folder:
             self._lock_folder()
             self._find_done(whole, resume and not self.call.force and "rejects" not in self.call.also)
@@ -166,17 +176,22 @@ class Ledger:
         if not states or not all(as_written(path, state) for path, state in states):
             return
         for path, state in states:
-            with suppress(PermissionError):
-                os.utime(path)  # or make would run this command for ever
+            self._touch(path)
             state |= state_of(path)
         for output in old.get("outputs", []):
             with suppress(OSError):
                 output |= state_of(self._main.parent / output["path"])
         with suppress(DselectError):
             _write_json(manifest_path(self._main), old)
+        if folder:
+            self._touch(self._main)
         self._end_journal()
         summary = old.get("summary", {}) if all_same(old.get("inputs", []), self._inputs) else {}
         raise UpToDate(str(self._main), {"command": self.call.command, **summary})
+
+    def _touch(self, path: Path) -> None:
+        with suppress(PermissionError):
+            os.utime(path)  # or make would run this command for ever
 
     # -- a folder, shard by shard
 
@@ -236,7 +251,7 @@ class Ledger:
             raise DselectError(
                 f"this folder holds {len(foreign):,} shards of another run, {foreign[0]['name']} among them",
                 where=str(self._main),
-                way_out="name another folder; --force deletes them",
+                way_out="name another folder (shards share one where a --model scores them); --force deletes them",
             )
         self._others = [entry for entry in self._others if entry in alive]
         self._stale = [*gone, *foreign]
@@ -282,6 +297,7 @@ class Ledger:
             self._files[option] = [self._with_digest(entry) for entry in entries]
         if self._journal is not None:
             summary["shards_deleted"] = self._remove_stale()
+            self._touch(self._main)
         for path in {self._main, *(Path(also) for option, also in self.call.also.items() if option == "save")}:
             _write_json(manifest_path(path), self._manifest(path.parent, summary))
         self._end_journal()
@@ -329,11 +345,6 @@ class Ledger:
             self._journal.close()
 
 
-def manifest_of(output: Path) -> Json:
-    """Return the manifest beside an output; nothing where there is none, or none that can be read."""
-    return _read_json(manifest_path(output))
-
-
 @cache
 def code() -> str:
     """Return a hash of the package's own files: other code may give other bytes."""
@@ -357,15 +368,6 @@ def versions() -> dict[str, str]:
 
 def _visible(folder: Path) -> bool:
     return any(not path.name.startswith(".") for path in folder.iterdir())
-
-
-def _read_json(path: Path) -> Json:
-    """Return a manifest; nothing where there is none, or none that can be read."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _read_journal(file: BinaryIO) -> tuple[Json, list[Json]]:

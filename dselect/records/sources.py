@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dselect.errors import DselectError
-from dselect.records.beside import journal_path, manifest_path
+from dselect.records.beside import journal_path, manifest_path, written_into
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
@@ -23,6 +23,7 @@ class Source:
     path: Path | None  # None: standard input
     name: str
     relative: str
+    folder: Path | None = None  # that it was found in: whatever else is put there is read too
 
     def open(self) -> BinaryIO:
         """Open for reading bytes, unbuffered; DselectError if that fails."""
@@ -64,14 +65,11 @@ def discover(paths: Sequence[str]) -> list[Source]:
             found.append(Source(path, name, path.name))
     seen: set[tuple[int, int]] = set()
     for source in found:
-        if source.path is None:
-            key = (-1, -1)
-        else:
-            try:
-                status = source.path.stat()
-            except OSError:  # a link to nothing in a folder: opening it will say so
-                continue
-            key = (status.st_dev, status.st_ino)
+        try:
+            status = os.fstat(sys.stdin.fileno()) if source.path is None else source.path.stat()
+        except OSError:  # a link to nothing in a folder: opening it will say so
+            continue
+        key = (status.st_dev, status.st_ino)
         if key in seen:
             raise DselectError("this input is named twice", where=source.name)
         seen.add(key)
@@ -88,17 +86,14 @@ def _status(path: Path) -> os.stat_result:
 
 
 def _in_folder(folder: Path) -> list[Source]:
-    own = folder.resolve()
-    if journal_path(own).exists():
-        raise DselectError("what writes this folder has not finished", where=str(folder), way_out="run that again")
     records = sorted(path for path in _files(folder, set()) if path.name.endswith(_SUFFIXES))
-    if not records and not manifest_path(own).exists():  # a shard of no files has one
+    if not records and not manifest_path(folder.resolve()).exists():  # a shard of no files has one
         names = ", ".join("*" + suffix for suffix in _SUFFIXES)
         raise DselectError(f"no {names} in this folder", where=str(folder), way_out="name the files")
     for path in records:
         if path.exists() and not path.is_file():  # a link to nothing: opening it will say so
             raise DselectError("not a regular file", where=str(path), way_out="name a pipe itself")
-    return [Source(path, str(path), str(path.relative_to(folder))) for path in records]
+    return [Source(path, str(path), str(path.relative_to(folder)), folder) for path in records]
 
 
 def _files(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
@@ -107,6 +102,7 @@ def _files(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
+    _refuse_unfinished(folder)
     try:
         inside = sorted(folder.iterdir())
     except OSError as error:
@@ -118,3 +114,24 @@ def _files(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
             yield from _files(path, above | {here})
         else:
             yield path
+
+
+def _refuse_unfinished(folder: Path) -> None:
+    """Raise DselectError for a folder that dselect has not finished, or that has lost what dselect wrote into it."""
+    places = {folder.resolve(), folder} if folder.name not in ("", "..") else {folder.resolve()}
+    for place in places:  # a link has its own books
+        if journal_path(place).exists():
+            raise DselectError("what writes this folder has not finished", where=str(folder), way_out="run that again")
+        written = written_into(place)
+        lost = [path for path in written if not os.path.lexists(path)]
+        if lost:
+            raise DselectError(
+                f"{len(lost):,} of the {len(written):,} files that dselect wrote into this folder are gone",
+                where=str(lost[0]),
+                way_out=f"run that again; if it is meant, delete {manifest_path(place)}",
+            )
+
+
+def is_records(path: Path) -> bool:
+    """Tell whether a file in a folder that is read would be read for its name."""
+    return path.name.endswith(_SUFFIXES) and not path.name.startswith(".")

@@ -22,6 +22,7 @@ import zstandard
 
 from dselect.errors import DselectError
 from dselect.records.reading import POISON
+from dselect.records.silence import say_nothing
 from dselect.records.sources import Source
 
 FRAME = 4 << 20
@@ -100,6 +101,8 @@ def publish(path: Path, data: bytes) -> None:
     try:
         write_all(file.file, data)
         file.commit()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
     finally:
         file.discard()
 
@@ -146,6 +149,7 @@ class LineFile:
         self._compress = _compression(path.name)
         self._held: list[bytes] = []
         self._size = self._frames = 0
+        self._silent = True
         if is_special(path):
             try:
                 self._file: BinaryIO = open(path, "wb", buffering=0)
@@ -184,6 +188,8 @@ class LineFile:
         if self._temporary is not None:
             self._temporary.commit()
         else:
+            if self._silent:
+                say_nothing(self._file.fileno())
             self._file.close()
 
     def discard(self) -> None:
@@ -194,6 +200,7 @@ class LineFile:
             self._file.close()
 
     def _put(self, data: bytes) -> None:
+        self._silent = self._silent and not data
         try:
             write_all(self._file, data)
         except BrokenPipeError:
@@ -348,9 +355,11 @@ class StdoutSink:
     def __init__(self) -> None:
         self._file = open(1, "wb", buffering=0, closefd=False)
         self._held = b""
+        self._silent = True
 
     def write(self, source: int, data: bytes) -> None:  # noqa: ARG002  one stream takes every source
         """Take whole lines; BrokenPipeError if nobody reads them any more."""
+        self._silent = self._silent and not data
         end = data.rfind(b"}")
         if end < 0:
             self._held += data
@@ -374,6 +383,8 @@ class StdoutSink:
     ) -> None:
         if kind is None:
             self._put(self._held)
+            if self._silent:
+                say_nothing(1)
         else:  # the line is whole again: the one that says that the run failed comes after it
             with suppress(OSError, DselectError):
                 self._put(self._held)
@@ -384,6 +395,11 @@ def poison_stdout() -> None:
     with suppress(OSError), open(1, "wb", buffering=0, closefd=False) as file:
         if not file.isatty():
             write_all(file, b"\n" + POISON + b" true")  # what was cut short is a line of its own
+
+
+def appends(descriptor: int) -> bool:
+    """Tell whether what is written goes to the end of a file, as a shell's >> asks."""
+    return bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND)
 
 
 def write_all(file: BinaryIO, data: bytes) -> None:

@@ -41,7 +41,7 @@ def test_every_bad_line_is_found_under_its_kind_and_none_stops_the_reading(dsele
     found = report(dselect, "bad.jsonl", status=1)
     counts = {name: kind["count"] for name, kind in found["bad_lines"].items()}
     assert counts == {
-        "not_utf8": 1, "not_json": 4, "not_an_object": 2, "no_text": 2, "text_is_no_string": 1, "id_too_deep": 1,
+        "not_utf8": 1, "not_json": 4, "not_an_object": 2, "no_text": 1, "text_is_no_string": 2, "id_too_deep": 1,
     }  # fmt: skip
     assert set(counts) == set(KINDS.values())
     assert found["total"]["bad_lines"] == len(BAD) + 1

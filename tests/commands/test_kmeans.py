@@ -266,7 +266,7 @@ def test_the_log_holds_every_round():
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
-        ([], 2, "--clusters N or --model FILE"),
+        ([], 2, "needs --clusters or --model, and not both"),
         (["--clusters", "many"], 2, "a number from 1, or auto"),
         (["--clusters", "301"], 1, "300 records cannot make 301 clusters"),
         (["--clusters", "3", "--keep", "9", "--within", "source"], 2, "dselect select --within source"),

@@ -49,8 +49,10 @@ def test_what_shards_score_and_one_cut_keeps_is_what_one_run_keeps(dselect, shar
 
 def test_more_shards_than_files_give_empty_outputs_and_a_fit_that_adds_nothing(dselect, shards, target, tmp_path):
     dselect("dsir", shards, "--target", target, "--save", "all")
-    dselect("dsir", shards, "--target", target, "--save", "none", "--shard", "9/9")
-    dselect("merge", "all", "none", "-o", "merged")
+    for number in range(1, 10):
+        dselect("dsir", shards, "--target", target, "--save", f"part-{number}", "--shard", f"{number}/9")
+    merged = dselect("merge", *(f"part-{number}" for number in range(1, 10)), "-o", "merged", "--json-summary")
+    assert merged.summary["documents"] == 300
     assert (tmp_path / "merged").read_bytes() == (tmp_path / "all").read_bytes()
     dselect("dsir", shards, "--model", "all", "--shard", "9/9", "-o", "none.jsonl.zst")
     assert read_records(tmp_path / "none.jsonl.zst") == []
@@ -84,8 +86,30 @@ def test_parts_that_do_not_add_are_refused_with_the_reason(dselect, shards, targ
         refused = dselect("merge", "a", name, "-o", "out", status=1).stderr
         assert re.match(rf"dselect: {name}: {reason}", refused)
         assert not (tmp_path / "out").exists()
-    (tmp_path / "e").write_bytes((tmp_path / "d").read_bytes())
+    more = write_records(tmp_path / "more.jsonl", make_pool(30, seed=5))
+    dselect("dsir", more, "--target", target, "--fit-on", "100", "--save", "e")
     assert "samples do not add" in dselect("merge", "d", "e", "-o", "out", status=1).stderr
     assert "named twice" in dselect("merge", "a", "./a", "-o", "out", status=1).stderr
     assert "standard input is none" in dselect("stats", "-", "--shard", "1/2", status=2).stderr
     assert "is one of the inputs" in dselect("merge", "a", "a", "-o", "a", status=1).stderr
+
+
+def test_a_shard_that_is_missing_or_there_twice_is_noticed(dselect, shards, target, tmp_path):
+    fit = ["dsir", shards, "--target", target, "--save"]
+    for name, shard in (("one", "1/3"), ("two", "2/3"), ("three", "3/3"), ("half", "1/2")):
+        dselect(*fit, name, "--shard", shard)
+    dselect(*fit, "all")
+    (tmp_path / "copy").write_bytes((tmp_path / "all").read_bytes())
+    for parts, said in (
+        (["one", "three"], "1 of 3 parts are missing, --shard 2/3 among them (fit those too, or --partial)"),
+        (["one", "half"], "half: a shard of 2, where the first part is one of 3"),
+        (["all", "one"], "one: one is of a --shard and the other of a whole pool"),
+        (["all", "copy"], "copy: the same part as all, under another name"),
+        (["some", "one", "two"], "one: --shard 1/3 is in another part already"),
+    ):
+        if parts[0] == "some":
+            dselect("merge", "one", "three", "--partial", "-o", "some")
+        assert said in dselect("merge", *parts, "-o", "wrong", status=1).stderr
+    assert not (tmp_path / "wrong").exists()
+    dselect("merge", "some", "two", "-o", "merged")
+    assert (tmp_path / "merged").read_bytes() == (tmp_path / "all").read_bytes()

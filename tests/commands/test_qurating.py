@@ -112,7 +112,7 @@ def test_selection_samples_within_domains_as_everywhere(run):
 @pytest.mark.parametrize(
     ("options", "said", "status"),
     [
-        ([], "--judgments FILE or --model FILE", 2),
+        ([], "needs --judgments or --model, and not both", 2),
         (["--judgments", "j.jsonl.zst", "--confidence", "0.9"], "lower --confidence", 1),
         (["--judgments", "j.jsonl.zst", "--criterion", "x"], "there are: 'taste'", 2),
         (["--model", "j.jsonl.zst"], "not a readable model", 1),

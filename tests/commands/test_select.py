@@ -126,7 +126,7 @@ def test_a_record_without_the_field_is_an_error_dropped_or_last(policy, dselect)
 def test_a_field_that_is_no_number_is_said_with_its_line(dselect):
     records = [*numbered(2), {"text": "x", "score": "high"}]
     assert (
-        '<stdin>:3: the field "score" is not a number'
+        '<stdin>:3: the field "score" is a string, not a number (name a field that holds numbers)'
         in dselect("select", "--by", "score", "--keep", 1, stdin=lines(records), status=1).stderr
     )
 

@@ -184,8 +184,8 @@ def test_what_cannot_be_measured_is_refused_with_the_reason(dselect, pool, targe
         (["-t", target, "--compressor", "lz4"], "'lz4'"),
         (["-t", target, "--score", "ncd", "--compressor", "fast"], "--compressor gzip:6"),
         (["--model", "m", "--score", "ncd"], "--score is for fitting"),
-        (["--model", "m", "-t", target], "either --target FILE or --model FILE"),
-        ([], "either --target FILE or --model FILE"),
+        (["--model", "m", "-t", target], "needs --target or --model, and not both"),
+        ([], "needs --target or --model, and not both"),
     ):
         assert message in dselect("zipfit", pool, *options, status=2).stderr
     write_records(tmp_path / "empty.jsonl", [{"text": ""}])
