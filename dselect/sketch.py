@@ -9,6 +9,7 @@ import numpy as np
 
 from dselect.selection import ranks
 
+PARTS = 256  # that wait to be joined
 SAMPLE = 65_536  # quantiles are within half a percent of the stream's
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
@@ -38,6 +39,8 @@ class BottomK:
             self._held += len(keys)
         if self._held > 4 * self.size:
             self._compact()
+        elif len(self._parts) > PARTS:  # late in a stream few are near: what surrounds them would be most of it
+            self._join()
 
     def part(self, column: str, value: float) -> BottomK:
         """Return the sample of those records alone that have this value in a column."""
@@ -113,7 +116,7 @@ class Distinct:
             hashes, owners = hashes[near], owners[near]
         self._waiting.append((hashes, owners))
         self._held += len(hashes)
-        if self._held > 2 * self.size:
+        if self._held > 2 * self.size or len(self._waiting) > PARTS:
             self.settle()
 
     def settle(self) -> Distinct:

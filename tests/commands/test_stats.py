@@ -1,6 +1,7 @@
 """What records hold, in numbers that can be checked by eye."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dselect.console import sparkline
-from dselect.sketch import BottomK, spearman
+from dselect.sketch import BottomK, Distinct, spearman
 from tests.conftest import lines, make_pool, write_records
 
 RECORDS = [
@@ -133,6 +134,19 @@ def test_a_bottom_k_sample_is_the_same_however_the_stream_is_cut_and_ordered(pai
     assert once == sorted(pairs)[:size]
     shuffled = random.sample(pairs, len(pairs))
     assert once == sample(shuffled, sorted(random.choices(range(len(pairs) + 1), k=3)))
+
+
+@pytest.mark.parametrize("kind", [BottomK, Distinct])
+def test_a_sample_of_a_long_stream_takes_no_more_memory_than_of_a_short_one(kind):
+    random = np.random.default_rng(0)
+    found = kind(1000)
+    tracemalloc.start()
+    for _ in range(6000):  # late in it a batch has one record for the sample, or none
+        keys = random.integers(2**63, size=200, dtype=np.uint64)
+        found.add(keys, {"x": keys.astype(np.float64)} if kind is BottomK else keys)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1e6
 
 
 def test_spearman_of_a_known_example():
