@@ -1,6 +1,7 @@
 """A Ray cluster gives the bytes that one machine gives, whatever becomes of its machines."""
 
 import os
+import signal
 import subprocess
 import time
 
@@ -90,3 +91,17 @@ def test_a_machine_that_dies_in_the_midst_costs_time_and_nothing_else(cluster, d
     assert run.wait(timeout=300) == 0, run.stderr.read()
     here, there = ({p.name: p.read_bytes() for p in (tmp_path / f).glob("*.jsonl*")} for f in ("here", "there"))
     assert here == there
+
+
+@pytest.mark.parametrize("seconds", [0.6, 1.2, 2.0, 3.0])
+def test_a_signal_ends_a_run_that_is_still_starting_ray(seconds, shards, target, tmp_path):
+    pytest.importorskip("ray")
+    process = subprocess.Popen(
+        [*DSELECT, "dsir", "pool", "--target", str(target), "--engine", "ray", "-o", "out/", "-q"],
+        cwd=tmp_path, env={**os.environ, "RAY_ADDRESS": ""}, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert b"Traceback" not in said
