@@ -167,12 +167,13 @@ def piped(script, folder):
 def test_a_pipe_that_ends_before_its_first_byte_is_refused_unless_its_writer_kept_nothing(pool, tmp_path):
     (tmp_path / "empty.jsonl").write_bytes(b"")
     take = "dselect select --keep 3 -o out.jsonl"
-    for upstream in ("zstdcat nowhere.zst", "cat empty.jsonl", "dselect select --keep 3 pool.jsonl.zst & kill -9 $!"):
+    nothing = "dselect select pool.jsonl.zst --by token_count --above 9e9"
+    killed = f"{shlex.join(DSELECT)} select --keep 3 <(sleep 9) & sleep 3; kill -9 $!"
+    for upstream in ("zstdcat nowhere.zst", "cat empty.jsonl", killed, f"{nothing}; {killed}"):
         statuses, said = piped(f"{{ {upstream}; }} | {take}", tmp_path)
         assert statuses[-1] == 1, said
         assert "<stdin>: nothing came through this pipe (what writes to it failed or found nothing" in said
         assert not (tmp_path / "out.jsonl").exists()
-    nothing = "dselect select pool.jsonl.zst --by token_count --above 9e9"
     for honest in (nothing, f"{nothing} | {nothing.replace('pool.jsonl.zst', '')} --missing drop", "echo"):
         statuses, said = piped(f"{honest} | {take}", tmp_path)
         assert set(statuses) == {0}, said

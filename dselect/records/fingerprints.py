@@ -112,9 +112,12 @@ def refuse_collisions(outputs: Sequence[Path], read: Sequence[str], to_stdout: b
 
 def refuse_future_inputs(outputs: Sequence[Path], sources: Sequence[Source]) -> None:
     """Raise DselectError for records written into a folder that is read: the next run would read them too."""
-    folders = {source.folder for source in sources if source.folder}
-    for folder, path in product(folders, outputs if folders else ()):
-        if is_records(path) and (path.parent.resolve() / path.name).is_relative_to(folder.resolve()):
+    folders = {source.folder: source.folder.resolve() for source in sources if source.folder}
+    records = [path for path in outputs if is_records(path)]
+    parents = {parent: parent.resolve() for parent in {path.parent for path in records}}
+    for (folder, own), path in product(folders.items(), records):
+        place = parents[path.parent]
+        if place.is_relative_to(own) and not any(part[0] == "." for part in place.relative_to(own).parts):
             raise DselectError(
                 f"the next run would read this output, since it lies in {folder}",
                 where=str(path),

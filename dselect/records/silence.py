@@ -12,6 +12,7 @@ import os
 import stat
 from contextlib import suppress
 
+_PAGES = 16  # of a pipe, as Linux makes them
 _SET, _GET = getattr(fcntl, "F_SETPIPE_SZ", None), getattr(fcntl, "F_GETPIPE_SZ", None)
 
 
@@ -20,6 +21,14 @@ def say_nothing(descriptor: int) -> None:
     if _SET and _is_pipe(descriptor):
         with suppress(OSError):
             fcntl.fcntl(descriptor, _SET, mmap.PAGESIZE)
+
+
+def will_speak(descriptor: int) -> None:
+    """Take back what an earlier writer of this pipe has said, as in `{ dselect …; dselect …; } | dselect …`."""
+    if _SET and _GET and _is_pipe(descriptor):
+        with suppress(OSError):
+            if fcntl.fcntl(descriptor, _GET) == mmap.PAGESIZE:
+                fcntl.fcntl(descriptor, _SET, _PAGES * mmap.PAGESIZE)
 
 
 def is_unexplained(descriptor: int) -> bool:

@@ -118,8 +118,7 @@ def _files(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
 
 def _refuse_unfinished(folder: Path) -> None:
     """Raise DselectError for a folder that dselect has not finished, or that has lost what dselect wrote into it."""
-    places = {folder.resolve(), folder} if folder.name not in ("", "..") else {folder.resolve()}
-    for place in places:  # a link has its own books
+    for place in (folder, folder.resolve()) if folder.is_symlink() else (folder.resolve(),):  # a link has its own books
         if journal_path(place).exists():
             raise DselectError("what writes this folder has not finished", where=str(folder), way_out="run that again")
         written = written_into(place)

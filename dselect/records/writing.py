@@ -22,7 +22,7 @@ import zstandard
 
 from dselect.errors import DselectError
 from dselect.records.reading import POISON
-from dselect.records.silence import say_nothing
+from dselect.records.silence import say_nothing, will_speak
 from dselect.records.sources import Source
 
 FRAME = 4 << 20
@@ -354,6 +354,7 @@ class StdoutSink:
 
     def __init__(self) -> None:
         self._file = open(1, "wb", buffering=0, closefd=False)
+        will_speak(1)
         self._held = b""
         self._silent = True
 
