@@ -46,6 +46,8 @@ class Choice:
             raise UsageError("--quota needs the field that names the domain", way_out="--within source")
         if self.temperature < 0:
             raise UsageError("--temperature must not be negative")
+        if 0 < self.temperature < 1e-100:
+            raise UsageError(f"--temperature {self.temperature:g} is too small to divide by", way_out="0 is the best")
         if not self.sample and (self.temperature != 1 or self.scale != "zscore"):
             raise UsageError("--temperature and --scale are for --sample", way_out="--sample --keep 10%")
         if self.above is not None and np.isnan(self.above):
@@ -132,6 +134,8 @@ def _line_as_json(line: Line) -> list[Any]:
 
 def _line_from_json(found: Any) -> Line:
     budget, *last = found
+    if budget < 0 or (last and (np.isnan(float(last[0])) or not 0 <= last[1] < 2**64)):
+        raise ValueError("no place in a ranking")
     return Line(int(budget), (float(last[0]), int(last[1])) if last else None)
 
 

@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from dselect import __version__
 from dselect.errors import DselectError
+from dselect.records.silence import will_speak
 
 FAILED, INTERNAL = 1, 70
 _STOPPING = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal has gone"}
@@ -158,6 +159,7 @@ def _open_streams() -> None:
         if getattr(sys, name) is None:  # cron and daemons may close them
             os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_WRONLY)  # the lowest number that is free
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))
+    will_speak(1)
 
 
 def _poison() -> None:

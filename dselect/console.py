@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -91,17 +92,22 @@ class Run:
         }
         self.options.ledger.finish(summary)
         if self.options.json_summary:
-            print(json.dumps(summary), file=sys.stderr)
+            _say(json.dumps(summary))
         elif not self.options.quiet:
-            print(f"dselect {self.command}: {sentence(counts, summary, seconds)}", file=sys.stderr)
+            _say(f"dselect {self.command}: {sentence(counts, summary, seconds)}")
 
 
 def say_up_to_date(command: str, options: Quietness, output: str, summary: Mapping[str, Any]) -> None:
     """Say that there was nothing to do; with --json-summary, what the run said that did it."""
     if options.json_summary:
-        print(json.dumps({**summary, "up_to_date": True}), file=sys.stderr)
+        _say(json.dumps({**summary, "up_to_date": True}))
     elif not options.quiet:
-        print(f"dselect {command}: {output} is up to date (--force does it again)", file=sys.stderr)
+        _say(f"dselect {command}: {output} is up to date (--force does it again)")
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # a full disk behind stderr does not undo what was done
+        print(line, file=sys.stderr)
 
 
 def sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
@@ -138,6 +144,7 @@ def sentence(counts: Counts, facts: Mapping[str, Any], seconds: float) -> str:
 _COUNTED = {
     "without_score": "below --min-words, without a score",
     "missing": "without the field",
+    "of_unknown_domains": "of domains that the cut does not know",
     "larger_than_budget": "larger than the whole budget",
     "empty_clusters": "clusters without a record left out",
     "excluded": "kept from being picked again",

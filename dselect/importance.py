@@ -37,7 +37,7 @@ class Dsir:
     never a bonus. Columns of `log_ratio_` are targets: float64 (buckets, targets). `counts_`, int64 (buckets,
     targets + 1), are what it was fitted to, the pool's in the last column: `merged` adds those of other parts. `held_`
     is how many documents of the pool and bytes of their texts that were; `shards_` which (I, N) of it, none of a whole
-    pool.
+    pool; `dealt_` stands for the files that the shards were dealt from.
 
     `reference` hashes and counts words as the package data-selection 1.0.3 does; its log importance weights are those
     of `length="sum"` and `smoothing=0`.
@@ -63,6 +63,7 @@ class Dsir:
         self.counts_: Counts | None = None
         self.held_ = (0, 0)
         self.shards_: list[tuple[int, int]] = []
+        self.dealt_ = ""
 
     @property
     def fields(self) -> Mapping[str, Kind]:
@@ -113,17 +114,20 @@ class Dsir:
             raise ValueError("one is of a --shard and the other of a whole pool")
         if len({of for _, of in (*self.shards_, *other.shards_)}) > 1:
             raise ValueError(f"a shard of {other.shards_[0][1]}, where the first part is one of {self.shards_[0][1]}")
+        if self.dealt_ != other.dealt_:
+            raise ValueError("a shard of other files than the first part's: some came, went or changed")
         if both := set(self.shards_) & set(other.shards_):
             number, count = min(both)
             raise ValueError(f"--shard {number}/{count} is in another part already")
         model = copy.copy(self)
         model.held_ = (self.held_[0] + other.held_[0], self.held_[1] + other.held_[1])
-        model.take_shards([*self.shards_, *other.shards_])
+        model.take_shards([*self.shards_, *other.shards_], self.dealt_)
         return model.fit(list(self.counts_.T[:-1]), self.counts_[:, -1] + other.counts_[:, -1])
 
-    def take_shards(self, shards: Sequence[tuple[int, int]]) -> None:
-        """Say of which shards (I, N) of a pool the counts are; all N of them are the whole pool."""
-        self.shards_ = [] if shards and len(shards) == shards[0][1] else sorted(shards)
+    def take_shards(self, shards: Sequence[tuple[int, int]], dealt: str) -> None:
+        """Say of which shards (I, N) of a pool the counts are, and of which files; all N are the whole pool."""
+        whole = len(shards) == shards[0][1] if shards else True
+        self.shards_, self.dealt_ = ([], "") if whole else (sorted(shards), dealt)
 
     @property
     def lacking(self) -> list[tuple[int, int]]:
@@ -154,7 +158,7 @@ class Dsir:
         if self.log_ratio_ is None:
             raise NotFitted("this dsir model has not been fitted")
         arrays = {"log_ratio": self.log_ratio_, "pool_mean": self.pool_mean_, "counts": self.counts_}
-        about = {**self.settings(), "held": self.held_, "shards": self.shards_}
+        about = {**self.settings(), "held": self.held_, "shards": self.shards_, "dealt": self.dealt_}
         return tables.to_bytes("dsir", about, {name: a for name, a in arrays.items() if a is not None})
 
     @classmethod
@@ -164,6 +168,7 @@ class Dsir:
         settings.pop("unicode", None)
         try:
             held, shards = settings.pop("held", [0, 0]), settings.pop("shards", [])
+            dealt = settings.pop("dealt", "")
             ratio, mean, counts = arrays["log_ratio"], arrays["pool_mean"], arrays["counts"]
             model = cls(buckets=len(ratio), **settings)
             sound = (
@@ -188,6 +193,7 @@ class Dsir:
                 and all(type(number) is int and number >= 0 for number in held)
                 and all(type(i) is type(of) is int and 1 <= i <= of < MOST_SHARDS for i, of in shards)
                 and len({of for _, of in shards}) <= 1
+                and isinstance(dealt, str)
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DselectError(f"not a sound dsir model: {error}", where=path) from error
@@ -195,6 +201,7 @@ class Dsir:
             raise DselectError("not a sound dsir model", where=path, way_out="fit it again with --save")
         model.log_ratio_, model.pool_mean_, model.counts_ = np.ascontiguousarray(ratio), mean, counts
         model.held_, model.shards_ = (held[0], held[1]), sorted({(i, of) for i, of in shards})
+        model.dealt_ = dealt
         return model
 
 

@@ -19,9 +19,10 @@ from dselect.engine import usable_cpus
 from dselect.errors import DselectError, UsageError
 from dselect.pipeline import is_folder, open_sink, output_files
 from dselect.pool import Pool, Progress, Tolerance
+from dselect.records.fingerprints import fresh_digest
 from dselect.records.manifest import Ledger
 from dselect.records.sources import Source, discover
-from dselect.records.writing import Opener, Sink, open_output
+from dselect.records.writing import Opener, Sink, is_special, open_output
 from dselect.selection import Budget
 
 if TYPE_CHECKING:
@@ -179,6 +180,13 @@ class PoolOptions:
             raise UsageError(f"cannot read --shard {self.shard!r}", way_out="I/N from 1/N to N/N, as 1/4")
         return part, parts
 
+    def dealt(self) -> str:
+        """Return what stands for the files that --shard deals out: a hash of their names and sizes."""
+        found = fresh_digest()
+        for source in discover(self.names()):
+            found.update(f"{source.relative}\0{source.size}\0".encode("utf-8", "surrogateescape"))
+        return found.hexdigest()
+
     def open(
         self,
         run: RunOptions,
@@ -192,6 +200,8 @@ class PoolOptions:
 
         rereads: keep a stream for it. kernels: modules that its workers will need.
         """
+        if self.rejects and self.bad_lines == "stop":
+            raise UsageError("--rejects is where bad lines go that are skipped", way_out="--bad-lines skip")
         if self.engine != "local" and (self.limit is not None or attributes):
             raise UsageError("--limit and --attributes are for --engine local")
         return Pool(
@@ -215,8 +225,11 @@ class PoolOptions:
 
         alone: the pool is not read, so standard input may be a target.
         """
-        taken = ["-"] if "-" in names and not alone and "-" in self.names() else []
-        discover([*taken, *names])
+        if not alone and any(name == "-" or is_special(Path(name)) for name in names):
+            reads = self.files_from == "-" or "-" in self.names()
+            discover([*(["-"] if reads else []), *names])
+        else:
+            discover(names)
         return [Pool(discover([name]), text_field=text or self.text) for name in names]
 
     def check_new(self, field: str) -> None:

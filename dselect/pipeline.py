@@ -187,10 +187,9 @@ def _tally(scorer: Scorer, values: Mapping[str, Column], without: int) -> Counte
 
 
 def _drawn(batch: Batch, scorer: Scorer, values: Mapping[str, Floats]) -> Drawn:
-    lengths = np.fromiter(map(len, batch.texts), np.float64, len(batch))
     numbers = {name: column for name, column in values.items() if scorer.fields.get(name) != "label"}
     return batch.sample_keys, {
-        "length": lengths,
+        "length": batch.text_bytes.astype(np.float64),
         **{f"score {name}": np.asarray(column, np.float64) for name, column in numbers.items()},
     }
 
@@ -314,7 +313,7 @@ def annotate(pool: Pool, scorer: Scorer, sink: Sink, overwrite: bool, *, sidecar
 
 
 def spread(sample: BottomK) -> dict[str, Any]:
-    """Return, for each field of a sample, quantiles and the rank correlation with the length of the text."""
+    """Return, for each field of a sample, quantiles and the rank correlation with the length of the text in bytes."""
     _, columns = sample.result()
     length = columns.pop("length", np.zeros(0))
     columns.pop("source", None)
@@ -372,7 +371,7 @@ def select_scored(
     kept = choose(scores, columns, choice, eligible)
     kept.facts["without_score"] = int((~eligible).sum())
     kept.facts["spread"] = columns["spread"]
-    if len(kept.positions):
+    if len(kept.positions) and not choice.within:  # each domain has its own
         kept.facts["cut"] = float(scores[kept.positions].min())
     write_kept(pool, kept, sink, values, overwrite)
     return kept

@@ -22,7 +22,7 @@ from dselect.errors import DselectError, UsageError
 from dselect.records.batch import BadLine, Batch, parse
 from dselect.records.decompression import chunks
 from dselect.records.fingerprints import fresh_digest
-from dselect.records.reading import Block, blocks, read_ahead, readable
+from dselect.records.reading import POISON, Block, blocks, read_ahead, readable, upstream_failed
 from dselect.records.sidecars import paired
 from dselect.records.sources import Source
 from dselect.records.spool import Spool
@@ -367,6 +367,8 @@ class Pool:
             self.progress.advance(self._read, counts.documents, counts.bytes)
 
     def _set_aside(self, source: int, bad: BadLine, so_far: int, rejects: TemporaryFile | None) -> None:
+        if bad.line.startswith(POISON):  # and what another command wrote after it
+            raise upstream_failed(f"{self.sources[source].name}:{bad.number}")
         if self.tolerance.number is not None and so_far > self.tolerance.number:
             where = f"{self.sources[source].name}:{bad.number}"
             if self.tolerance.number == 0:

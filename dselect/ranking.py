@@ -17,6 +17,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 Combine = Literal["rank", "zscore"]
 
 _BY = re.compile(r"(?P<minus>-?)(?P<name>.+?)(?::(?P<weight>\d+(?:\.\d+)?))?")
+_ODD = re.compile(r"-.*|.*:(-.*|inf|nan|\d.*)?")  # of a name: a weight that is none
 _COST = re.compile(r"loss_|contamination")
 _LABEL = re.compile(r".*_cluster")
 
@@ -33,7 +34,7 @@ class By:
     def parse(cls, text: str) -> By:
         """Read `dsir`, `dsir:2`, `-loss_x` or `-loss_x:0.5`."""
         found = _BY.fullmatch(text)
-        if not found or (found["weight"] and float(found["weight"]) == 0):
+        if not found or (found["weight"] and float(found["weight"]) == 0) or _ODD.fullmatch(found["name"]):
             raise UsageError(
                 f"cannot read --by {text!r}", way_out="--by dsir, --by dsir:2, --by=-loss_x; a weight is above 0"
             )
@@ -54,7 +55,7 @@ def rank_by(fields: Sequence[By], columns: dict[str, Any], choice: Choice, combi
     absent = [np.isnan(columns.get(f"score {by.name}", np.zeros(0))) for by in fields]
     kept.facts |= {"missing": int(np.logical_or.reduce(absent).sum()), "spread": columns["spread"]}
     lowest = scores[kept.positions].min() if len(kept.positions) else -np.inf
-    if len(fields) == 1 and np.isfinite(lowest):
+    if len(fields) == 1 and np.isfinite(lowest) and not choice.within:  # each domain has its own
         kept.facts["cut"] = float(fields[0].sign * lowest)
     return kept
 

@@ -197,6 +197,43 @@ def test_standard_input_is_named_once(dselect, target):
     assert "named twice" in dselect("eval", "-", "--target", "-", stdin=b"x", status=2).stderr
 
 
+def test_a_failure_in_the_midst_of_a_stream_is_not_a_bad_line(dselect, tmp_path):
+    first, last = lines(make_pool(3)), lines(make_pool(2, seed=1))
+    stream = first + b'\n{"dselect_failed": true' + last
+    for skip in ([], ["--bad-lines", "skip"], ["--bad-lines", "skip:50%"]):
+        refused = dselect("select", "--keep", 2, *skip, "-o", "out.jsonl", stdin=stream, status=1)
+        assert "<stdin>:5: the dselect command before this one in the pipe failed" in refused.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])
+def test_links_in_the_place_of_temporary_files_are_not_followed(make, dselect, pool, tmp_path):
+    victim = write_records(tmp_path / "victim.jsonl", make_pool(5))
+    before = victim.read_bytes()
+    for name, output in ((".out.jsonl.tmp", "out.jsonl"), (".out.journal", "out/")):
+        make(tmp_path / name, victim)
+        refused = dselect("select", pool, "--keep", 3, "-o", output, status=1).stderr
+        assert f"{name}: a link, where dselect keeps a file of its own (remove it)" in refused
+        assert victim.read_bytes() == before
+        (tmp_path / name).unlink()
+        dselect("select", pool, "--keep", 3, "-o", output)
+
+
+def test_the_summary_is_not_the_result(pool, tmp_path):
+    script = f"{shlex.join(DSELECT)} select pool.jsonl.zst --keep 3 -o out.jsonl 2> /dev/full"
+    subprocess.run(script, shell=True, cwd=tmp_path, check=True)
+    assert len(read_records(tmp_path / "out.jsonl")) == 3
+    subprocess.run(script, shell=True, cwd=tmp_path, check=True)  # up to date
+
+
+def test_standard_input_is_spent_once(target, pool, tmp_path):
+    run = shlex.join([*DSELECT, "dsir", "--keep", "5", "--target"])
+    for script in (f"ls pool.jsonl.zst | {run} - --files-from -", f"zstdcat {target} | {run} /dev/stdin"):
+        done = subprocess.run(script, shell=True, cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode == 1
+        assert b"this input is named twice" in done.stderr
+
+
 def test_a_closed_pipe_is_a_quiet_success(target, tmp_path):
     write_records(tmp_path / "pool.jsonl", make_pool(20_000))
     script = (
@@ -653,6 +690,15 @@ def test_runs_that_write_nothing_to_standard_output_may_have_it_anywhere(pool, t
         ("select pool.jsonl.zst --by token_count --above nan", "--above nan"),
         ("select pool.jsonl.zst --by token_count --keep 3 --temperature 2", "are for --sample"),
         ("dsir pool.jsonl.zst -t {target} --model m", "not both"),
+        ("select pool.jsonl.zst --attributes . --keep 3", "fields that nothing asks for"),
+        ("select pool.jsonl.zst --keep 3 --missing drop", "--missing is about the fields"),
+        ("select pool.jsonl.zst --keep 3 --tokens nosuch", "--tokens is about a budget in tokens"),
+        ("select pool.jsonl.zst --keep 3 --rejects r", "--bad-lines skip"),
+        ("select pool.jsonl.zst --keep 3 --by token_count:inf", "cannot read --by"),
+        ("select pool.jsonl.zst --keep 3 --by token_count:-1", "cannot read --by"),
+        ("select pool.jsonl.zst --keep 3 --by=--token_count", "cannot read --by"),
+        ("select pool.jsonl.zst --by token_count --sample --keep 3 --temperature 1e-309", "too small"),
+        ("order pool.jsonl.zst --missing first", "--missing is about the field"),
         ("dsir pool.jsonl.zst", "--target FILE fits, --model FILE uses what was fitted"),
     ],
 )
@@ -665,6 +711,7 @@ def test_a_field_that_no_record_has_is_an_error_whatever_is_missing(missing, dse
     for options in (["--by", "tokencount"], ["--by", "token_count", "--within", "sauce"]):
         refused = dselect("select", pool, *options, "--keep", 3, "--missing", missing, status=1).stderr
         assert f'no record has the field "{options[-1]}"' in refused
+    assert "no record has" in dselect("stats", pool, "--within", "sauce", status=1).stderr
     assert "no record has" in dselect("order", pool, "--by", "tokencount", "--missing", "first", status=1).stderr
 
 
@@ -675,6 +722,11 @@ def test_a_name_that_leaves_no_room_for_its_manifest_is_refused_before_the_work(
     assert "236 bytes are the most" in refused
     assert sorted(path.name for path in tmp_path.iterdir()) == [pool.name]
     dselect("select", pool, "--keep", 3, "-o", "x" * 230 + ".jsonl")
+    for root in (
+        ["select", pool, "--keep", 3, "-o", "/"],
+        ["select", pool, "--keep", 3, "--by", "token_count", "--save", "/"],
+    ):
+        assert "/: no place for an output" in dselect(*root, status=1).stderr
 
 
 def test_a_summary_says_each_count_once(dselect, tmp_path):

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import zstandard
 
 from tests.conftest import DSELECT, make_pool, make_target, read_records, write_records
 
@@ -300,6 +301,35 @@ def test_a_folder_is_touched_for_make(dselect, shards, model, tmp_path):
         dselect(*score)
         assert (tmp_path / "out").stat().st_mtime_ns > time.time_ns() - 10**10
         os.utime(tmp_path / "out", (1, 1))
+
+
+def test_a_folder_and_its_manifest_look_old_until_a_run_ends_well(dselect, shards, target, model, tmp_path):
+    score = ["dsir", shards, "--model", model, "-o", "out/"]
+    for _ in range(2):  # the first run, and one that finds the folder of an earlier one
+        last = (shards / SHARDS[3]).read_bytes()
+        (shards / SHARDS[3]).write_bytes(zstandard.compress(b"not JSON\n"))
+        os.utime(shards / SHARDS[0])
+        dselect(*score, status=1)
+        names = ["out", *(["out.manifest.json"] if (tmp_path / "out.manifest.json").exists() else [])]
+        assert [(tmp_path / name).stat().st_mtime for name in names] == [0.0] * len(names)
+        (shards / SHARDS[3]).write_bytes(last)
+        os.utime(shards / SHARDS[3], (1, 1))
+        dselect(*score)
+        assert (tmp_path / "out").stat().st_mtime > (shards / SHARDS[0]).stat().st_mtime
+        assert (tmp_path / "out.manifest.json").stat().st_mtime > (shards / SHARDS[0]).stat().st_mtime
+    assert len(names) == 2
+
+
+def test_what_another_command_wrote_is_not_written_over(dselect, shards, model, tmp_path):
+    dselect("dsir", shards, "--model", model, "-o", "out/")
+    before = contents(tmp_path / "out")
+    for output in ("out/", "out"):
+        refused = dselect("select", shards, "--keep", 3, "-o", output, status=1).stderr
+        assert "this folder holds 4 files that dselect dsir wrote (name another folder; --force" in refused
+    assert contents(tmp_path / "out") == before
+    dselect("dsir", shards, "--model", model, "--as", "other", "-o", "out/")  # the same command, asked for other things
+    dselect("select", shards, "--keep", 3, "-o", "out/", "--force")
+    assert sum(len(read_records(tmp_path / "out" / name)) for name in SHARDS) == 3
 
 
 # -- killed

@@ -79,3 +79,9 @@ def test_a_sweep_goes_on_where_it_was_stopped_and_redoes_what_a_change_reaches(s
     assert [name for name, _ in calls] == ["dsir", "dsir", "select", "eval", "table"]
     assert "random.json" not in [what for _, what in calls]
     assert [what for name, what in calls if name == "eval"] == ["dsir.json"]
+
+    (tmp_path / "pool" / "law.jsonl.zst").unlink()  # what is left is no newer
+    status, calls = sweep("options.dsir=--ngrams 1")
+    assert status == 0
+    assert [name for name, _ in calls].count("eval") == 2
+    assert sweep("options.dsir=--ngrams 1") == (0, [])

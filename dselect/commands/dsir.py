@@ -186,7 +186,7 @@ def command(
                 targets = pool.open_targets(target or ())
                 sample = sample_to_fit_on(records, fit_on, run.seed, choice.tokens)
                 fit(dsir, targets, records, sample, separate)
-                dsir.take_shards([pool.part()])
+                dsir.take_shards([pool.part()], pool.dealt() if pool.shard else "")
                 if save:
                     publish(Path(save), dsir.to_bytes())
             dsir.field = field

@@ -57,7 +57,7 @@ def sequence(pool: Pool, work: Keys, folds: int) -> tuple[Positions, Any]:
     keys, tie, sizes = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
     if work.name is not None and len(keys) and work.missing != "error" and np.isinf(keys).all():
         raise no_such_field(work.name, "--by")
-    return ordering.folded(ordering.ascending(keys, tie), folds), sizes
+    return ordering.folded(ordering.ascending(keys, tie), min(folds, max(len(keys), 1))), sizes
 
 
 def write_in_order(pool: Pool, order: Positions, sizes: Any, sink: Sink, shelf_size: int = SHELF) -> None:
@@ -112,8 +112,9 @@ def command(
         int, Option(metavar="L", help="Go through the order L times, each time over every L-th record.", min=1)
     ] = 1,
     missing: Annotated[
-        Missing, Option(help="Records without the field: stop, or put them before or after all others.")
-    ] = "error",
+        Missing | None,
+        Option(help="Records without the field: stop, or put them before or after all others. [default: error]"),
+    ] = None,
 ) -> None:
     """Put records in a sequence: from low to high by a number, folded, or without --by shuffled by the seed.
 
@@ -125,12 +126,14 @@ def command(
     """
     if by == "":
         raise UsageError("--by '' names no field")
+    if by is None and missing is not None:
+        raise UsageError("--missing is about the field of --by", way_out="--by FIELD")
     if by is None and folds > 1:
         raise UsageError("--folds needs an order to fold", way_out="--by FIELD")
     if output.output and is_folder(output.output):
         raise UsageError("order writes one sequence, not a file for each input", way_out="-o FILE")
     found = _BY.fullmatch(by) if by else None
-    work = Keys(found[2] if found else None, -1 if found and found[1] else 1, missing, run.seed)
+    work = Keys(found[2] if found else None, -1 if found and found[1] else 1, missing or "error", run.seed)
     with Run("order", run) as talk:
         records = pool.open(run, talk, rereads=True)
         with output.open(records, run) as sink:

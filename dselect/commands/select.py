@@ -36,14 +36,15 @@ class Rule:
     choice: Choice
     cut: Cut
 
-    def __call__(self, batch: Batch) -> tuple[bytes, int, int]:
-        """Return the lines kept, as one block, how many, and their total size."""
+    def __call__(self, batch: Batch) -> tuple[bytes, int, int, int]:
+        """Return the lines kept, as one block, how many, their total size, and how many are of unknown domains."""
         wanted = "score this pool as the one that the cut was made of"
         columns = Columns(Fields([self.by.name] if self.by else []), self.choice, if_missing=wanted)(batch)
         columns["domain"] = columns.get("domain", [])
         kept = np.flatnonzero(self.cut.keeps(oriented(self.by, columns, self.choice), columns, self.choice))
         block = b"".join([batch.lines[i] + b"\n" for i in kept.tolist()])
-        return block, len(kept), int(columns["size"][kept].sum(dtype=np.int64))
+        unknown = sum(label not in self.cut.domains for label in columns["domain"]) if self.cut.domains else 0
+        return block, len(kept), int(columns["size"][kept].sum(dtype=np.int64)), unknown
 
     def to_bytes(self) -> bytes:
         """Return the rule as JSON."""
@@ -60,7 +61,9 @@ class Rule:
             found = json.loads(Path(path).read_bytes())
             if found["dselect"] != "cut":
                 raise ValueError("another kind of file")
-            keep = Budget("", found["unit"], amount=0) if found["unit"] in ("documents", "bytes", "tokens") else None
+            if found["unit"] not in ("documents", "bytes", "tokens", None):
+                raise ValueError("no unit")
+            keep = Budget("", found["unit"], amount=0) if found["unit"] else None
             choice = Choice(keep=keep, **{name: found["choice"][name] for name in _OF_CHOICE})
             by = By(str(found["by"][0]), -1 if found["by"][1] < 0 else 1) if found["by"] else None
             return cls(by, choice, Cut.from_json(found["cut"]))
@@ -122,6 +125,12 @@ def command(
             )
     else:
         _check(fields, chosen, save)
+        if missing and not (fields or chosen.within):
+            raise UsageError("--missing is about the fields of --by and --within", way_out="--by FIELD")
+        if attributes and not (fields or chosen.within or chosen.tokens):
+            raise UsageError("--attributes gives fields that nothing asks for", way_out="--by FIELD")
+        if chosen.tokens and (chosen.keep is None or chosen.keep.unit != "tokens"):
+            raise UsageError("--tokens is about a budget in tokens", way_out="--keep 2Mtok")
     stops = bool(save and output.output is None)
     with Run("select", run) as talk:
         records = pool.open(run, talk, rereads=not cut and not stops, attributes=attributes)
@@ -141,11 +150,16 @@ def command(
 
 def _apply(rule: Rule, pool: Pool, sink: Sink) -> dict[str, Any]:
     """Write the records of the pool that a cut keeps."""
-    documents = size = 0
-    for source, (block, count, amount) in pool.map(rule, "selecting", rest=True):
-        documents, size = documents + count, size + amount
+    documents = size = unknown = 0
+    for source, (block, count, amount, strange) in pool.map(rule, "selecting", rest=True):
+        documents, size, unknown = documents + count, size + amount, unknown + strange
         sink.write(source, block)
-    return {"kept": documents, "achieved": size, "unit": rule.choice.keep.unit if rule.choice.keep else "documents"}
+    return {
+        "kept": documents,
+        "achieved": size,
+        "of_unknown_domains": unknown,
+        "unit": rule.choice.keep.unit if rule.choice.keep else "documents",
+    }
 
 
 def _check(fields: Sequence[By], choice: Choice, save: str | None) -> None:

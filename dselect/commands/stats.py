@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from dselect.choice import no_such_field
 from dselect.console import Run, number, size, sparkline, table
 from dselect.errors import DselectError
 from dselect.options import Option, PoolOptions, RunOptions
@@ -109,6 +110,8 @@ class Statistics:
                 )
             numbered = [float(places.setdefault(label, len(places))) for label in labels]
             sample.add(keys, {**columns, "domain": np.array(numbered)})
+        if within and list(domains) == [None]:
+            raise no_such_field(within, "--within")
         _, held = sample.result()
         return cls(domains, held, list(places))
 

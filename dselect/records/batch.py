@@ -90,12 +90,18 @@ class Batch:
     def values(self, name: str) -> list[Any]:
         """Return a field of every record, None where it is missing; dotted names reach inside, a literal key first.
 
-        What a sidecar says comes before what the record says.
+        Sidecars add fields; DselectError where the record or another sidecar has the field too.
         """
         found = [lookup(record, name) for record in self.records]
         for rows in self._attributes:
             for position, row in enumerate(rows):
                 if name in row:
+                    if found[position] is not None:
+                        raise DselectError(
+                            f'the field "{name}" is in two places: two folders of attributes, or one and the record',
+                            where=f":{self.numbers[position]}",
+                            way_out="name one folder, or give one of them another name: --as NAME",
+                        )
                     found[position] = self._value(row[name], position, name)
         return found
 

@@ -39,7 +39,7 @@ from dselect.records.fingerprints import (
     state_of,
 )
 from dselect.records.sources import Source
-from dselect.records.writing import is_special, publish, write_all
+from dselect.records.writing import date_back, is_special, open_own, publish, write_all
 
 Json = dict[str, Any]
 _PACKAGE = Path(__file__).parents[1]
@@ -122,6 +122,8 @@ class Ledger:
             return
         # `.`, `..` and `/` stand for the folder itself
         self._main = Path(main) if Path(main).name not in ("", "..") else Path(main).resolve()
+        if nameless := [path for path in (self._main, *also) if not path.name]:
+            raise DselectError("no place for an output", where=str(nameless[0]), way_out="is a variable not set?")
         more = len(f".{manifest_path(self._main).name}.tmp") - len(self._main.name)
         if len(os.fsencode(self._main.name)) + more > LONGEST_NAME:
             raise DselectError(
@@ -207,7 +209,7 @@ class Ledger:
             )
         try:
             self._main.mkdir(parents=True, exist_ok=True)
-            self._journal = path.open("a+b", buffering=0)
+            self._journal = os.fdopen(open_own(path, os.O_APPEND), "a+b", buffering=0)
             fcntl.flock(self._journal.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DselectError(
@@ -243,6 +245,14 @@ class Ledger:
         names = {entry["name"] for entry in self._inputs}
         elsewhere = {e["name"]: e for e in self._listed if e["name"] not in names}.values()
         others = [entry for entry in elsewhere if as_written(self._main / entry["name"], entry["output"])]
+        if (other := self._old.get("key", {}).get("command", self.call.command)) != self.call.command:
+            of_it = [entry for entry in self._listed if as_written(self._main / entry["name"], entry["output"])]
+            if of_it and not self.call.force:
+                raise DselectError(
+                    f"this folder holds {len(of_it):,} files that dselect {other} wrote",
+                    where=str(self._main),
+                    way_out="name another folder; --force writes over them",
+                )
         gone = [entry for entry in others if not os.path.lexists(entry["path"])]
         alive = [entry for entry in others if entry not in gone]
         kept = [entry["name"] for entry in self._others]
@@ -251,14 +261,16 @@ class Ledger:
             raise DselectError(
                 f"this folder holds {len(foreign):,} shards of another run, {foreign[0]['name']} among them",
                 where=str(self._main),
-                way_out="name another folder (shards share one where a --model scores them); --force deletes them",
+                way_out="name another folder, for each --shard its own; --force deletes them",
             )
         self._others = [entry for entry in self._others if entry in alive]
         self._stale = [*gone, *foreign]
 
     def _begin_journal(self) -> None:
         assert self._journal is not None
+        assert self._main is not None
         os.ftruncate(self._journal.fileno(), 0)
+        date_back(manifest_path(self._main))
         self._note({"key": self._key(), "files": self._files, "inputs": self._inputs})
         for entry in (*self.done.values(), *self._others):
             self._note(entry)

@@ -95,8 +95,7 @@ def _small(chunks: Iterable[bytes]) -> Iterator[bytes]:
 def _unfinished(line: bytes, source: Source, number: int) -> DselectError | None:
     """Return why a source cannot be whole that ends with this line, which no newline ends; None if it can be."""
     if line.startswith(POISON):
-        what, way_out = "the dselect command before this one in the pipe failed", "its own message says why"
-        return DselectError(what, where=source.name, way_out=way_out)
+        return upstream_failed(source.name)
     if source.size is None and line.startswith(b"{"):  # of a file it is a bad line like others
         try:
             orjson.loads(line)
@@ -106,6 +105,12 @@ def _unfinished(line: bytes, source: Source, number: int) -> DselectError | None
                 "the stream ends in the middle of a record", where=f"{source.name}:{number}", way_out=way_out
             )
     return None
+
+
+def upstream_failed(where: str) -> DselectError:
+    """Return the error for a stream that says that its writer failed."""
+    what, way_out = "the dselect command before this one in the pipe failed", "its own message says why"
+    return DselectError(what, where=where, way_out=way_out)
 
 
 def readable(number: int, source: Source, chunks: Iterable[bytes]) -> Iterator[Block]:

@@ -6,6 +6,7 @@ its bytes depend on the lines alone and never on how the work was divided.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gzip
 import os
@@ -22,7 +23,7 @@ import zstandard
 
 from dselect.errors import DselectError
 from dselect.records.reading import POISON
-from dselect.records.silence import say_nothing, will_speak
+from dselect.records.silence import say_nothing
 from dselect.records.sources import Source
 
 FRAME = 4 << 20
@@ -56,7 +57,7 @@ class TemporaryFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             while True:
-                descriptor = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                descriptor = open_own(self.temporary)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     # between the opening and the lock another run may have renamed the file away
@@ -93,6 +94,25 @@ class TemporaryFile:
         with suppress(OSError):
             self.temporary.unlink()
         self.file.close()
+
+
+def open_own(path: Path, flags: int = 0) -> int:
+    """Open a file beside an output to write it; DselectError if a stranger has put a link to another file there."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _is_link(path) from error
+        raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(descriptor)
+        raise _is_link(path)
+    return descriptor
+
+
+def _is_link(path: Path) -> DselectError:
+    return DselectError("a link, where dselect keeps a file of its own", where=str(path), way_out="remove it")
 
 
 def publish(path: Path, data: bytes) -> None:
@@ -291,6 +311,7 @@ class FolderSink:
         opener: Opener = open_output,
     ) -> None:
         self._finished, self._done, self._opener = finished, done, opener
+        self._folder = folder
         self._paths = [folder / source.relative for source in sources]
         self._sources = sources
         taken: dict[Path, Source] = {}
@@ -305,6 +326,7 @@ class FolderSink:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise _cannot_write(folder, problem) from problem
+        date_back(folder)
         self._compressor = Compressor(jobs)
         self._file: Output | None = None
         self._next = self._number = 0
@@ -321,6 +343,7 @@ class FolderSink:
                 self._finish()
                 self._number = self._next
                 self._file = self._opener(self._paths[self._next], self._compressor, [self._sources[self._next]])
+                date_back(self._folder)
             self._next += 1
 
     def _finish(self) -> None:
@@ -328,6 +351,7 @@ class FolderSink:
             self._file.finish()
             self._finished(self._file.path, self._number)
             self._file = None
+            date_back(self._folder)
 
     def __enter__(self) -> FolderSink:
         return self
@@ -342,6 +366,7 @@ class FolderSink:
         finally:
             if self._file is not None:
                 self._file.discard()
+                date_back(self._folder)
             self._compressor.close()
 
 
@@ -354,7 +379,6 @@ class StdoutSink:
 
     def __init__(self) -> None:
         self._file = open(1, "wb", buffering=0, closefd=False)
-        will_speak(1)
         self._held = b""
         self._silent = True
 
@@ -396,6 +420,12 @@ def poison_stdout() -> None:
     with suppress(OSError), open(1, "wb", buffering=0, closefd=False) as file:
         if not file.isatty():
             write_all(file, b"\n" + POISON + b" true")  # what was cut short is a line of its own
+
+
+def date_back(path: Path) -> None:
+    """Make a file or folder older than whatever it is made of: make must not take an unfinished one for done."""
+    with suppress(OSError):
+        os.utime(path, (0, 0))
 
 
 def appends(descriptor: int) -> bool:

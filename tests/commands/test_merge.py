@@ -47,6 +47,21 @@ def test_what_shards_score_and_one_cut_keeps_is_what_one_run_keeps(dselect, shar
     assert sorted(kept.split(b"\n")) == sorted(whole.split(b"\n"))
 
 
+def test_one_cut_from_attributes_of_shards_put_together(dselect, shards, target, tmp_path):
+    dselect("dsir", shards, "--target", target, "--save", "m")
+    (tmp_path / "side").mkdir()
+    for number in (1, 2):
+        dselect("dsir", shards, "--model", "m", "--shard", f"{number}/2", "--attributes", f"side-{number}")
+        for path in (tmp_path / f"side-{number}").iterdir():
+            (tmp_path / "side" / path.name).hardlink_to(path)
+    whole = dselect("select", shards, "--attributes", "side", "--by", "dsir", "--keep", "20%").stdout
+    dselect("select", shards, "--attributes", "side", "--by", "dsir", "--keep", "20%", "--save", "cut.json")
+    apply = ["select", shards, "--attributes", "side", "--cut", "cut.json", "--shard"]
+    kept = dselect(*apply, "1/2").stdout + dselect(*apply, "2/2").stdout
+    assert sorted(kept.split(b"\n")) == sorted(whole.split(b"\n"))
+    assert len(whole.splitlines()) == 60
+
+
 def test_more_shards_than_files_give_empty_outputs_and_a_fit_that_adds_nothing(dselect, shards, target, tmp_path):
     dselect("dsir", shards, "--target", target, "--save", "all")
     for number in range(1, 10):
@@ -111,5 +126,9 @@ def test_a_shard_that_is_missing_or_there_twice_is_noticed(dselect, shards, targ
             dselect("merge", "one", "three", "--partial", "-o", "some")
         assert said in dselect("merge", *parts, "-o", "wrong", status=1).stderr
     assert not (tmp_path / "wrong").exists()
+    write_records(shards / "00.jsonl", make_pool(5, seed=3))  # a file comes between two fits
+    dselect(*fit, "late", "--shard", "2/3")
+    said = dselect("merge", "one", "late", "three", "-o", "wrong", status=1).stderr
+    assert "late: a shard of other files than the first part's" in said
     dselect("merge", "some", "two", "-o", "merged")
     assert (tmp_path / "merged").read_bytes() == (tmp_path / "all").read_bytes()

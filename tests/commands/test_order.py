@@ -94,3 +94,8 @@ def test_edges(dselect, tmp_path):
     assert "-o FILE" in dselect("order", "-", "-o", "folder/", stdin=odd, status=2).stderr
     assert "--by" in dselect("order", "-", "--folds", 2, stdin=odd, status=2).stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_more_folds_than_records_are_as_many_as_there_are_records(dselect, pool):
+    once = dselect("order", pool, "--by", "token_count").stdout
+    assert dselect("order", pool, "--by", "token_count", "--folds", 10**18).stdout == once

@@ -1,6 +1,7 @@
 """A page that tells the truth of files, and in which nothing that a file holds can run."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -218,6 +219,7 @@ def test_a_pool_that_a_method_chose_from_is_found_though_it_carries_no_scores(ma
     shutil.copy(made / "pool.jsonl.zst", tmp_path)
     shutil.copy(made / "target.jsonl", tmp_path)
     dselect("dsir", "pool.jsonl.zst", "--target", "target.jsonl", "--keep", "30", "-o", "direct.jsonl")
+    os.utime(tmp_path / "pool.jsonl.zst")  # the same bytes at another time
     dselect("report", "direct.jsonl", "-o", "direct.html")
     said = Reader(tmp_path / "direct.html").said
     assert "30 documents kept of 305" in said

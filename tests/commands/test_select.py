@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.conftest import lines, read_records, write_records
+from tests.conftest import lines, make_pool, read_records, write_records
 
 
 def numbered(count=20, **fields):
@@ -275,3 +275,30 @@ def test_labels_and_costs_are_told_from_scores(dselect):
 )
 def test_options_that_make_no_sense_are_wrong_usage(options, dselect):
     dselect("select", *options, stdin=lines(numbered()), status=2)
+
+
+def test_a_field_from_two_places_is_refused(dselect, pool, target, tmp_path):
+    dselect("dsir", pool, "--target", target, "--attributes", "a", "-o", "scored.jsonl.zst", status=2)
+    dselect("dsir", pool, "--target", target, "--attributes", "a")
+    dselect("dsir", pool, "--target", target, "--length", "sum", "--attributes", "b")
+    both = ["select", pool, "--by", "dsir", "--keep", 3, "--attributes", "a", "--attributes", "b"]
+    assert 'the field "dsir" is in two places' in dselect(*both, status=1).stderr
+    dselect("dsir", pool, "--target", target, "-o", pool.with_name("s.jsonl.zst"))
+    (tmp_path / "a" / "s.jsonl.zst").write_bytes((tmp_path / "a" / pool.name).read_bytes())
+    refused = dselect("select", "s.jsonl.zst", "--by", "dsir", "--keep", 3, "--attributes", "a", status=1).stderr
+    assert refused.startswith('dselect: s.jsonl.zst:1: the field "dsir" is in two places')
+
+
+def test_a_cut_that_was_tampered_with_is_none_and_unknown_domains_are_counted(dselect, pool, tmp_path):
+    dselect("select", pool, "--by", "token_count", "--keep", 30, "--within", "source", "--save", "cut")
+    whole = json.loads((tmp_path / "cut").read_text())
+    for place, wrong in ((2, -1), (2, 2**64), (1, "nan"), (0, -1)):
+        cut = json.loads(json.dumps(whole))
+        cut["cut"]["domains"][0][1][place] = wrong
+        (tmp_path / "bad").write_text(json.dumps(cut))
+        assert "bad: this is no cut" in dselect("select", pool, "--cut", "bad", status=1).stderr
+    (tmp_path / "bad").write_text(json.dumps({**whole, "unit": "foo"}))
+    assert "bad: this is no cut" in dselect("select", pool, "--cut", "bad", status=1).stderr
+    other = [{**record, "source": "new" if record["source"] == "law" else record["source"]} for record in make_pool()]
+    said = dselect("select", write_records(tmp_path / "n.jsonl", other), "--cut", "cut", "-o", "kept.jsonl").stderr
+    assert "100 of domains that the cut does not know" in said

@@ -136,6 +136,18 @@ def test_a_bottom_k_sample_is_the_same_however_the_stream_is_cut_and_ordered(pai
     assert once == sample(shuffled, sorted(random.choices(range(len(pairs) + 1), k=3)))
 
 
+def test_length_is_the_same_wherever_scores_are_correlated_with_it(dselect, pool, target, tmp_path):
+    records = make_pool(60)
+    for number, record in enumerate(records):
+        record["text"] = record["text"][: 5 + number] if number % 2 else "漢" * (20 + number)
+    write_records(tmp_path / "p.jsonl", records)
+    said = dselect("dsir", "p.jsonl", "-t", target, "-o", "s.jsonl", "--json-summary").summary["spread"]["dsir"]
+    row = json.loads(dselect("stats", "s.jsonl", "--field", "dsir", "--json").stdout)["fields"]["dsir"]
+    assert said["rank_correlation_with_length"] == pytest.approx(row["rank_correlation_with_length"])
+    kept = dselect("select", "s.jsonl", "--by", "dsir", "--keep", 9, "--json-summary").summary
+    assert kept["spread"]["dsir"]["rank_correlation_with_length"] == pytest.approx(said["rank_correlation_with_length"])
+
+
 @pytest.mark.parametrize("kind", [BottomK, Distinct])
 def test_a_sample_of_a_long_stream_takes_no_more_memory_than_of_a_short_one(kind):
     random = np.random.default_rng(0)
