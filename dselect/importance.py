@@ -190,7 +190,7 @@ class Dsir:
                 and (np.abs(ratio) <= MOST).all()
                 and (np.abs(mean) <= MOST).all()
                 and len(held) == 2
-                and all(type(number) is int and number >= 0 for number in held)
+                and all(type(number) is int and 0 <= number < 2**63 for number in held)
                 and all(type(i) is type(of) is int and 1 <= i <= of < MOST_SHARDS for i, of in shards)
                 and len({of for _, of in shards}) <= 1
                 and isinstance(dealt, str)

@@ -161,7 +161,11 @@ class PoolOptions:
 
     def sources(self) -> list[Source]:
         """Return the inputs that were named, or standard input; of a shard, its own."""
-        return self.share(discover(self.names()))
+        return self.share(self._found)
+
+    @cached_property
+    def _found(self) -> list[Source]:
+        return discover(self.names())
 
     def share(self, found: list[Source]) -> list[Source]:
         """Return those of the inputs that the shard asked for is made of; all of them where none is asked for."""
@@ -183,7 +187,7 @@ class PoolOptions:
     def dealt(self) -> str:
         """Return what stands for the files that --shard deals out: a hash of their names and sizes."""
         found = fresh_digest()
-        for source in discover(self.names()):
+        for source in self._found:
             found.update(f"{source.relative}\0{source.size}\0".encode("utf-8", "surrogateescape"))
         return found.hexdigest()
 
