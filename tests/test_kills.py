@@ -31,7 +31,7 @@ WAYS = {
     "embed": ["embed", "shards", "-o", "out/"],
     "embed fit": ["embed", "shards", "--save", "out/encoder"],
     "lm merged": ["lm", "shards", "--order", "2", "--add", "m.lm", "-o", "out/x.lm"],
-    "merge": ["merge", "part", "part", "-o", "out/all"],
+    "merge": ["merge", "part-1", "part-2", "-o", "out/all"],
     "corpus": ["corpus", "files", "-o", "out/x.jsonl.zst"],
     "report": ["report", "pool.jsonl.zst", "-o", "out/x.html"],
     "eval": ["eval", "pool.jsonl.zst", "-t", "target.jsonl", "--order", "2", "--json", "out/j", "--csv", "out/c"],
@@ -47,8 +47,9 @@ def place(tmp_path_factory):
         path = folder / "files" / f"{number}.txt"
         path.parent.mkdir(exist_ok=True)
         path.write_text("one file of text\n" * 1000)
-    fit = [*DSELECT, "dsir", "shards", "-t", "target.jsonl", "--save", "part", "-q"]
-    subprocess.run(fit, cwd=folder, check=True)
+    for part in (["part"], ["part-1", "--shard", "1/2"], ["part-2", "--shard", "2/2"]):
+        fit = [*DSELECT, "dsir", "shards", "-t", "target.jsonl", "-q", "--save"]
+        subprocess.run([*fit, *part], cwd=folder, check=True)
     return folder
 
 
