@@ -18,7 +18,7 @@ from dselect.models.fasttext import FastText, Library, read, why_not
 from dselect.pipeline import Kind
 from dselect.pool import Pool
 from dselect.records.batch import Batch, hashes_of
-from dselect.records.writing import TemporaryFile, publish, write_all
+from dselect.records.publishing import TemporaryFile, publish, write_all
 from dselect.sampling import Sample
 from dselect.selection import ranks
 

@@ -21,8 +21,9 @@ from dselect.pipeline import is_folder, open_sink, output_files
 from dselect.pool import Pool, Progress, Tolerance
 from dselect.records.fingerprints import fresh_digest
 from dselect.records.manifest import Ledger
+from dselect.records.publishing import is_special
 from dselect.records.sources import Source, discover
-from dselect.records.writing import Opener, Sink, is_special, open_output
+from dselect.records.writing import Opener, Sink, open_output
 from dselect.selection import Budget
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ from dselect.errors import DselectError, UsageError
 from dselect.records.batch import BadLine, Batch, parse
 from dselect.records.decompression import chunks
 from dselect.records.fingerprints import fresh_digest
+from dselect.records.publishing import TemporaryFile, write_all
 from dselect.records.reading import POISON, Block, blocks, read_ahead, readable, upstream_failed
 from dselect.records.sidecars import paired
 from dselect.records.sources import Source
 from dselect.records.spool import Spool
-from dselect.records.writing import TemporaryFile, write_all
 from dselect.sketch import BottomK
 
 Value = TypeVar("Value")

@@ -43,7 +43,7 @@ from dselect.options import (
 from dselect.pipeline import is_folder
 from dselect.pool import Counts, Pool
 from dselect.records.batch import Batch
-from dselect.records.writing import publish
+from dselect.records.publishing import publish
 from dselect.search import PredictorName, WeightSearch
 from dselect.selection import Budget
 

@@ -43,7 +43,7 @@ from dselect.options import (
 from dselect.pipeline import Kind, write_scored
 from dselect.pool import Pool
 from dselect.records.batch import Batch
-from dselect.records.writing import publish
+from dselect.records.publishing import publish
 from dselect.sampling import sample_to_fit_on
 
 WEIGHT = 0.1  # of the target's bytes beside the pool's; 0.03 does about as well, 1 fails: docs/evaluation.md

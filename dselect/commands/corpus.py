@@ -23,9 +23,9 @@ from dselect.errors import DselectError
 from dselect.options import Argument, Option, OutputOptions, RunOptions
 from dselect.pipeline import is_folder, open_sink, output_files
 from dselect.pool import Counts
+from dselect.records.publishing import TemporaryFile, write_all
 from dselect.records.reading import LONGEST_LINE
 from dselect.records.sources import STDIN
-from dselect.records.writing import TemporaryFile, write_all
 
 HEAD = 8 << 10  # a NUL this early makes a file binary, much as git has it
 PASSED_OVER = (  # why something became no record, as the summary counts it

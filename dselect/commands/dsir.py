@@ -38,7 +38,7 @@ from dselect.options import (
 from dselect.pipeline import write_scored
 from dselect.pool import Pool
 from dselect.records.batch import Batch
-from dselect.records.writing import publish
+from dselect.records.publishing import publish
 from dselect.sampling import Sample, sample_to_fit_on
 
 DEFAULTS = {"smoothing": 1.0, "prior": "pool", "length": "mean", "min_words": 0}

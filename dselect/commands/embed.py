@@ -16,8 +16,8 @@ from dselect.models.hashed import Hashed
 from dselect.options import EncoderOptions, OutputOptions, PoolOptions, RunOptions, Save
 from dselect.pipeline import is_folder
 from dselect.records.batch import Batch
+from dselect.records.publishing import publish
 from dselect.records.vectors import VectorFile, file_name, pack
-from dselect.records.writing import publish
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from dselect.options import Argument, Option, Order, RunOptions, Targets
 from dselect.pipeline import Columns, Fields, gather
 from dselect.pool import Counts, Pool
 from dselect.records.batch import Batch, lookup
+from dselect.records.publishing import publish
 from dselect.records.sources import discover
-from dselect.records.writing import publish
 from dselect.reporting.evaluations import Row, compared, read_rows
 from dselect.selection import Budget
 

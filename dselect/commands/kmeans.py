@@ -46,8 +46,9 @@ from dselect.pipeline import Column, Columns, Kind, annotate, gather, write_kept
 from dselect.pool import Pool
 from dselect.ranking import By, Combine, check_fields, ranking
 from dselect.records.batch import Batch
+from dselect.records.publishing import publish
 from dselect.records.vectors import StoredVectors
-from dselect.records.writing import Sink, publish
+from dselect.records.writing import Sink
 from dselect.refinement import Round
 
 ROWS = 40  # of the table that is printed

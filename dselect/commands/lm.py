@@ -14,7 +14,7 @@ from dselect.fitting import CountBytes, fit_byte_lm
 from dselect.models.byte_lm import ByteLM
 from dselect.options import MaxMemory, Option, Order, PoolOptions, RunOptions
 from dselect.pool import Counts, Pool
-from dselect.records.writing import publish
+from dselect.records.publishing import publish
 
 
 def command(

@@ -13,7 +13,7 @@ from dselect.errors import DselectError, UsageError
 from dselect.importance import Dsir
 from dselect.options import Argument, Option, RunOptions
 from dselect.pool import Counts
-from dselect.records.writing import publish
+from dselect.records.publishing import publish
 
 
 def command(

@@ -39,7 +39,7 @@ from dselect.options import (
 from dselect.pipeline import Kind, is_folder, whole, write_scored
 from dselect.pool import Pool
 from dselect.records.batch import Batch
-from dselect.records.writing import publish
+from dselect.records.publishing import publish
 
 if TYPE_CHECKING:
     from dselect.judging.rating import Learnt

@@ -17,8 +17,8 @@ from dselect.pool import Counts, Pool
 from dselect.ranking import By
 from dselect.records.beside import manifest_of
 from dselect.records.fingerprints import unchanged
+from dselect.records.publishing import publish
 from dselect.records.sources import Source, discover
-from dselect.records.writing import publish
 from dselect.reporting import chapters
 from dselect.reporting.evaluations import Evaluation, compare
 from dselect.reporting.markup import Html, page, tag

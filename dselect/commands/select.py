@@ -22,7 +22,8 @@ from dselect.pipeline import Columns, Fields, gather, write_kept
 from dselect.pool import Pool
 from dselect.ranking import By, check_fields, oriented, rank_by
 from dselect.records.batch import Batch
-from dselect.records.writing import Sink, publish
+from dselect.records.publishing import publish
+from dselect.records.writing import Sink
 from dselect.selection import Budget
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]

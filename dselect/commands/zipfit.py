@@ -40,7 +40,7 @@ from dselect.options import (
 from dselect.pipeline import Kind, write_scored
 from dselect.pool import Pool
 from dselect.records.batch import Batch
-from dselect.records.writing import publish
+from dselect.records.publishing import publish
 
 WINDOW = 4096  # bytes of a text that are compared with the target at a time
 TARGETS = 64  # documents of the target that a text is compared with

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from dselect.errors import DselectError
-from dselect.records.writing import write_all
+from dselect.records.publishing import write_all
 from dselect.search import UNITS
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,8 +20,8 @@ import zstandard
 
 from dselect.errors import DselectError
 from dselect.records import arrow, parquet
+from dselect.records.publishing import TemporaryFile, cannot_write
 from dselect.records.sources import Source
-from dselect.records.writing import TemporaryFile
 
 ROW_GROUP = 16 << 20
 
@@ -29,9 +29,7 @@ ROW_GROUP = 16 << 20
 class ColumnFile:
     """One output of records in columns: takes lines as `LineFile` does."""
 
-    def __init__(
-        self, path: Path, sources: Sequence[Source], cannot_write: Callable[[Path, OSError], DselectError]
-    ) -> None:
+    def __init__(self, path: Path, sources: Sequence[Source]) -> None:
         self.path = path
         self._pa, self._pq = parquet.libraries(str(path))
         self._known = _schema_of(sources)
@@ -39,7 +37,6 @@ class ColumnFile:
         self._held: list[bytes] = []
         self._size = 0
         self._groups: list[int] = []  # compressed bytes of each
-        self._cannot_write = cannot_write
         self._temporary = TemporaryFile(path)
         self._kept: BinaryIO = tempfile.TemporaryFile(dir=path.parent, prefix=f".{path.name}.")
 
@@ -73,7 +70,7 @@ class ColumnFile:
                     columns = [self._column(records, field) for field in schema]
                     writer.write_table(self._pa.Table.from_arrays(columns, schema=schema), len(records))
         except OSError as error:
-            raise self._cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
         except self._pa.ArrowException as error:
             raise DselectError(str(error).split("\n")[0], where=str(self.path), way_out=_WAY_OUT) from error
         self._kept.close()
@@ -91,7 +88,7 @@ class ColumnFile:
         try:
             self._kept.write(data)
         except OSError as error:
-            raise self._cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
         self._groups.append(len(data))
 
     def _kept_records(self) -> Iterator[list[dict[str, Any]]]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dselect.errors import DselectError, OutputIsInput
+from dselect.records.publishing import is_special
 from dselect.records.sources import Source, is_records
-from dselect.records.writing import is_special
 
 Json = dict[str, Any]
 _KINDS = ("hf:", "st:", "static:", "lm:")  # of models, named before their path

@@ -38,8 +38,8 @@ from dselect.records.fingerprints import (
     same,
     state_of,
 )
+from dselect.records.publishing import date_back, is_special, open_own, publish, write_all
 from dselect.records.sources import Source
-from dselect.records.writing import date_back, is_special, open_own, publish, write_all
 
 Json = dict[str, Any]
 _PACKAGE = Path(__file__).parents[1]

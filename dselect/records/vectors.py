@@ -17,7 +17,7 @@ import numpy as np
 from dselect.errors import DselectError
 from dselect.models import tables
 from dselect.records.batch import Batch
-from dselect.records.writing import TemporaryFile, write_all
+from dselect.records.publishing import TemporaryFile, write_all
 
 SUFFIX = ".safetensors"
 _INPUTS = (".zst", ".gz", ".jsonl", ".parquet")

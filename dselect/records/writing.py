@@ -6,11 +6,9 @@ its bytes depend on the lines alone and never on how the work was divided.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import gzip
 import os
-import stat
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +20,7 @@ from typing import BinaryIO, Protocol
 import zstandard
 
 from dselect.errors import DselectError
+from dselect.records.publishing import TemporaryFile, cannot_write, date_back, is_special, write_all
 from dselect.records.reading import POISON
 from dselect.records.silence import say_nothing
 from dselect.records.sources import Source
@@ -43,88 +42,6 @@ class Sink(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-
-
-class TemporaryFile:
-    """`.NAME.tmp` beside the final name: locked while written, then synced and renamed, or removed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path = path.resolve() if path.is_symlink() else path
-        self.temporary = path.with_name(f".{path.name}.tmp")
-        self.file = self._open()
-
-    def _open(self) -> BinaryIO:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            while True:
-                descriptor = open_own(self.temporary)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    # between the opening and the lock another run may have renamed the file away
-                    if os.path.samestat(os.fstat(descriptor), self.temporary.stat()):
-                        os.ftruncate(descriptor, 0)
-                        return os.fdopen(descriptor, "wb", buffering=0)
-                except BlockingIOError:
-                    os.close(descriptor)
-                    raise DselectError(
-                        "another dselect is writing this output", where=str(self.path), way_out="wait for it"
-                    ) from None
-                except FileNotFoundError:
-                    pass
-                os.close(descriptor)
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
-
-    def commit(self) -> None:
-        """Give the finished file its final name."""
-        try:
-            os.fsync(self.file.fileno())
-            self.temporary.replace(self.path)  # the lock goes with the closing, after the rename
-            self.file.close()
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
-
-    def discard(self) -> None:
-        """Remove what was written."""
-        with suppress(OSError):
-            self.temporary.unlink()
-        self.file.close()
-
-
-def open_own(path: Path, flags: int = 0) -> int:
-    """Open a file beside an output to write it; DselectError if a stranger has put a link to another file there."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o666)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise _is_link(path) from error
-        raise
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        os.close(descriptor)
-        raise _is_link(path)
-    return descriptor
-
-
-def _is_link(path: Path) -> DselectError:
-    return DselectError("a link, where dselect keeps a file of its own", where=str(path), way_out="remove it")
-
-
-def publish(path: Path, data: bytes) -> None:
-    """Write a whole file at once, under its final name only when complete."""
-    file = TemporaryFile(path)
-    try:
-        write_all(file.file, data)
-        file.commit()
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        file.discard()
 
 
 class Compressor:
@@ -174,7 +91,7 @@ class LineFile:
             try:
                 self._file: BinaryIO = open(path, "wb", buffering=0)
             except OSError as error:
-                raise _cannot_write(path, error) from error
+                raise cannot_write(path, error) from error
         else:
             self._temporary = TemporaryFile(path)
             self._file = self._temporary.file
@@ -226,7 +143,7 @@ class LineFile:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
 
 
 Finished = Callable[[Path, int], None]  # told of each output that has its final name, and its source's number
@@ -253,9 +170,9 @@ def open_output(path: Path, compressor: Compressor, sources: Sequence[Source]) -
         return LineFile(path, compressor)
     if is_special(path):
         raise DselectError("Parquet cannot be written to a pipe or device", where=str(path))
-    from dselect.records.columns import ColumnFile  # which writes with what is in this file
+    from dselect.records.columns import ColumnFile  # few write Parquet
 
-    return ColumnFile(path, sources, _cannot_write)
+    return ColumnFile(path, sources)
 
 
 class FileSink:
@@ -325,7 +242,7 @@ class FolderSink:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
-            raise _cannot_write(folder, problem) from problem
+            raise cannot_write(folder, problem) from problem
         date_back(folder)
         self._compressor = Compressor(jobs)
         self._file: Output | None = None
@@ -422,23 +339,9 @@ def poison_stdout() -> None:
             write_all(file, b"\n" + POISON + b" true")  # what was cut short is a line of its own
 
 
-def date_back(path: Path) -> None:
-    """Make a file or folder older than whatever it is made of: make must not take an unfinished one for done."""
-    with suppress(OSError):
-        os.utime(path, (0, 0))
-
-
 def appends(descriptor: int) -> bool:
     """Tell whether what is written goes to the end of a file, as a shell's >> asks."""
     return bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND)
-
-
-def write_all(file: BinaryIO, data: bytes) -> None:
-    """Write every byte to an unbuffered file: one call may take only a part."""
-    view = memoryview(data)
-    while view:
-        written = file.write(view)
-        view = view[written:]
 
 
 def _compression(name: str) -> Compress | None:
@@ -454,16 +357,3 @@ def _compression(name: str) -> Compress | None:
 def _zstd_frame(frame: bytes | memoryview) -> bytes:
     # one thread a frame: zstd's own threads change the bytes
     return zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compress(frame)
-
-
-def is_special(path: Path) -> bool:
-    """Tell whether this is a pipe or device: written to as it is, never renamed over."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
-
-
-def _cannot_write(path: Path, error: OSError) -> DselectError:
-    return DselectError(f"cannot write: {error.strerror}", where=str(path))
